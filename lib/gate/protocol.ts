@@ -1,0 +1,108 @@
+/**
+ * What warden and gate say to each other over Node's IPC channel.
+ * Invariant: the gate may ask for a pin, never for a rule; the warden treats every message of the gate as untrusted.
+ */
+import type { Decision } from '../audit/record.js'
+import type { CidrGrant, Deny, DnsSettings, Grant } from '../policy/types.js'
+
+/**
+ * A socket the gate serves, opened for it before it started and inherited as `fd`.
+ * `port` is the destination port the jail meant; 53 for DNS.
+ * In `namespace` the local address of an accepted connection is the destination the jail meant;
+ * in `redirect` it is loopback and means nothing.
+ */
+export interface Listener {
+  readonly fd: number
+  readonly proto: 'tcp' | 'udp'
+  readonly role: 'dns' | 'relay' | 'proxy'
+  readonly port: number
+}
+
+/** A listening port of the command that the host's loopback shall reach (`loopback.listen`). */
+export interface Inward {
+  readonly fd: number
+  readonly port: number
+}
+
+/** A credential with its value resolved. Lives only in memory of warden and gate. */
+export interface ResolvedCredential {
+  readonly id: string
+  readonly mode: 'pin' | 'inject'
+  readonly in: import('../policy/types.js').CredentialPlace
+  readonly format: string
+  readonly value: string
+  /** For `inject`: what the command sees instead. */
+  readonly placeholder?: string
+}
+
+/** What the gate enforces; everything here may change in a reload. JSON-safe (no Map). */
+export interface GatePolicy {
+  readonly grants: readonly Grant[]
+  readonly cidrs: readonly CidrGrant[]
+  readonly denies: readonly Deny[]
+  readonly loopbackConnect: readonly number[]
+  readonly ipv6: boolean
+  readonly report: boolean
+  readonly dns: Omit<DnsSettings, 'hosts'> & {
+    readonly hosts: readonly (readonly [string, readonly string[]])[]
+  }
+  readonly credentials: readonly ResolvedCredential[]
+  readonly egressBytes?: number
+}
+
+export interface GateConfig {
+  readonly jail: string
+  /** `namespace`: the gate keeps pins. `redirect`: pins are asked of the warden. `proxy`: CONNECT/SOCKS5h (macOS). */
+  readonly mode: 'namespace' | 'redirect' | 'proxy'
+  readonly listeners: readonly Listener[]
+  readonly policy: GatePolicy
+  /** PEM of the jail's own CA, made by the gate itself: absent here; the gate answers with `ca`. */
+  readonly wantCa: boolean
+  /** The host's own addresses (never dialled unless granted). */
+  readonly hostAddresses: readonly string[]
+  /** PEM bundle of extra upstream roots (tests, private CAs); else Node's and the system's. */
+  readonly upstreamCa?: string
+}
+
+export type ToGate =
+  | { readonly type: 'start'; readonly config: GateConfig }
+  /** Replace the policy at once; connections whose grant is gone are cut before `updated` is answered. */
+  | { readonly type: 'update'; readonly serial: number; readonly policy: GatePolicy }
+  | { readonly type: 'pinned'; readonly serial: number; readonly ok: boolean }
+  | { readonly type: 'ping'; readonly serial: number }
+  | { readonly type: 'stop' }
+
+/** Addresses that a granted name has, to be let through the kernel on that grant's ports. */
+export interface PinRequest {
+  readonly type: 'pin'
+  readonly serial: number
+  readonly grant: string
+  readonly name: string
+  /** Seconds that the pin shall stand from now. */
+  readonly pins: readonly { readonly address: string; readonly seconds: number }[]
+}
+
+export interface GateStats {
+  readonly connections: number
+  readonly up: number
+  readonly down: number
+  readonly pins: number
+  readonly queries: number
+}
+
+export type FromGate =
+  /** All listeners are served. `ca` is the PEM certificate of the jail's CA where `wantCa`. */
+  | { readonly type: 'ready'; readonly ca?: string }
+  | {
+      readonly type: 'decisions'
+      readonly decisions: readonly Decision[]
+      /** Not sent, for rate. */ readonly dropped: number
+    }
+  | PinRequest
+  | {
+      readonly type: 'updated'
+      readonly serial: number
+      /** Connections cut. */ readonly cut: number
+    }
+  | { readonly type: 'pong'; readonly serial: number; readonly stats: GateStats }
+  | { readonly type: 'fatal'; readonly message: string }

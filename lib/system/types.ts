@@ -1,0 +1,60 @@
+/**
+ * The one door to the operating system. Everything that changes or asks it goes through here,
+ * so that a fake can stand in and can fail at any step.
+ */
+
+/** Absolute path of the program first; never a shell. */
+export type Argv = readonly [string, ...string[]]
+
+export interface CommandResult {
+  readonly code: number
+  readonly stdout: string
+  readonly stderr: string
+}
+
+export interface RunOptions {
+  readonly input?: string
+  /** Milliseconds; default 10,000. */
+  readonly timeout?: number
+  readonly env?: Readonly<Record<string, string>>
+}
+
+/** A long-lived child that answers to lines on its standard input. */
+export interface Session {
+  readonly pid: number
+  write(text: string): Promise<void>
+  onLine(listener: (line: string) => void): void
+  onExit(listener: (code: number | null, signal: NodeJS.Signals | null) => void): void
+  end(): Promise<void>
+  kill(): void
+}
+
+export interface FileStat {
+  readonly uid: number
+  readonly gid: number
+  /** Permission bits, e.g. 0o755. */
+  readonly mode: number
+  readonly kind: 'file' | 'directory' | 'symlink' | 'socket' | 'other'
+  readonly mtimeMs: number
+}
+
+export interface System {
+  readonly platform: 'linux' | 'darwin'
+  /** Runs to the end with LC_ALL=C and a clean environment; a non-zero code is a result, not an error. */
+  run(argv: Argv, options?: RunOptions): Promise<CommandResult>
+  open(argv: Argv): Session
+  readFile(path: string): Promise<string | undefined>
+  /** Atomic (temporary file in the same directory, fsync, rename). Mode as given. */
+  writeFile(path: string, data: string, mode: number): Promise<void>
+  removeFile(path: string): Promise<void>
+  makeDir(path: string, mode: number): Promise<void>
+  removeDir(path: string): Promise<void>
+  list(path: string): Promise<readonly string[]>
+  lstat(path: string): Promise<FileStat | undefined>
+  kill(pid: number, signal: NodeJS.Signals): boolean
+  /** Milliseconds since the epoch. */
+  now(): number
+  /** Milliseconds, monotonic. */
+  monotonic(): number
+  sleep(milliseconds: number): Promise<void>
+}
