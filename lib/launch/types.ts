@@ -1,0 +1,76 @@
+/**
+ * What the session asks of a launcher, and what it gets back.
+ * Invariant: a launch spec is plain data; compiling it to argv and pipes is pure.
+ */
+import type { FsRules, Isolation, Limits } from '../policy/types.js'
+
+export interface ServiceUser {
+  readonly name: string
+  readonly uid: number
+  readonly gid: number
+  /** Absolute; 0700, the user's own. */
+  readonly home: string
+}
+
+export interface LaunchSpec {
+  readonly jail: string
+  readonly user: ServiceUser
+  /** As given after `--`; looked up on the jail's PATH. */
+  readonly command: readonly [string, ...string[]]
+  /** Absolute; the workspace unless `fs` says otherwise. */
+  readonly cwd: string
+  /** The whole environment of the command, already rebuilt. */
+  readonly env: ReadonlyMap<string, string>
+  readonly isolation: Isolation
+  /** Path of the network namespace to join, e.g. /proc/4711/ns/net; absent in `uid` and `basic`. */
+  readonly netns?: string
+  readonly fs: FsRules
+  readonly limits: Limits
+  readonly userNamespaces: boolean
+  /** Contents of the jail's /etc/resolv.conf and /etc/hosts. */
+  readonly resolvConf: string
+  readonly hosts: string
+  /** PEM of a CA to trust in the jail in addition to the system's; mounted as a merged bundle. */
+  readonly extraCa?: string
+  /** Directories that hold agentjail itself, its policies and state: never writable inside. */
+  readonly protect: readonly string[]
+  /** The user who called (SUDO_UID or the real uid): keeps access to files made in the workspace. */
+  readonly caller: { readonly uid: number; readonly gid: number }
+  /** Pieces of the hardening to leave out; only `verify --self-test` sets it, to show that its probes can fail. */
+  readonly without: readonly HardeningPiece[]
+}
+
+export type HardeningPiece =
+  | 'seccomp'
+  | 'capabilities'
+  | 'no-new-privs'
+  | 'pid-namespace'
+  | 'mount-namespace'
+  | 'ipc-namespace'
+  | 'close-descriptors'
+  | 'groups'
+  | 'network'
+  | 'gate-names'
+  | 'limits'
+
+/** How a command ended: exactly one of the two. */
+export type Ending = { readonly code: number } | { readonly signal: NodeJS.Signals }
+
+export interface Running {
+  /** Process id, on the host, of the command itself (undefined once it has ended). */
+  readonly commandPid: number | undefined
+  /** Process id, on the host, of the jail's PID 1 (or of the supervisor in `basic`). */
+  readonly initPid: number
+  /** Settles once the command ended and every process of its PID namespace is gone. */
+  readonly ended: Promise<Ending>
+  /** To the command alone. */
+  signal(signal: NodeJS.Signals): void
+  /** The command was stopped by a signal (Ctrl-Z), or continued. */
+  onStopped(listener: (signal: NodeJS.Signals) => void): void
+  /** PID 1 saw this signal too: it went to the whole process group, so it must not be forwarded. */
+  onGroupSignal(listener: (signal: NodeJS.Signals) => void): void
+  /** SIGKILL to everything in the jail. */
+  kill(): void
+  /** Limits that were hit, for messages at exit. */
+  limitsHit(): Promise<readonly string[]>
+}
