@@ -24,9 +24,13 @@ export interface Session {
   readonly pid: number
   write(text: string): Promise<void>
   onLine(listener: (line: string) => void): void
+  onErrorText(listener: (text: string) => void): void
   onExit(listener: (code: number | null, signal: NodeJS.Signals | null) => void): void
+  /** Closes its standard input and waits for its end. */
   end(): Promise<void>
   kill(): void
+  /** Lets this process end before it does. */
+  unref(): void
 }
 
 export interface FileStat {

@@ -1,0 +1,125 @@
+/**
+ * Compares what the kernel lists with what was meant.
+ * Invariant: a table is intact only if every chain, set, map and rule is there, as written, in order, and nothing else.
+ */
+import type { Statement, Table } from './ast.js'
+
+/** The first difference between a table and `nft -j list table` of it, in words; undefined when there is none. */
+export function findDifference(table: Table, listing: unknown): string | undefined {
+  const items = listedItems(listing)
+  if (items === undefined) return 'the listing is not what nft prints'
+  const here = items.filter((item) => tableOf(item) === table.name)
+  if (!here.some((item) => 'table' in item)) return `table ${table.name} is missing`
+  return (
+    differChains(table, here) ??
+    differSets(table, here) ??
+    differRules(table, here) ??
+    differElements(table, here)
+  )
+}
+
+type Item = Readonly<Record<string, unknown>>
+
+/** The objects of a listing without the metainfo; undefined if it is no listing. */
+export function listedItems(listing: unknown): Item[] | undefined {
+  if (!isItem(listing) || !Array.isArray(listing['nftables'])) return undefined
+  return listing['nftables'].filter((item): item is Item => isItem(item) && !('metainfo' in item))
+}
+
+function isItem(value: unknown): value is Item {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function body(item: Item): Item {
+  const value = Object.values(item)[0]
+  return isItem(value) ? value : {}
+}
+
+function tableOf(item: Item): unknown {
+  return 'table' in item ? body(item)['name'] : body(item)['table']
+}
+
+function differChains(table: Table, items: readonly Item[]): string | undefined {
+  const listed = new Map(
+    items.filter((item) => 'chain' in item).map((item) => [body(item)['name'], body(item)]),
+  )
+  for (const chain of table.chains) {
+    const found = listed.get(chain.name)
+    if (found === undefined) return `chain ${chain.name} is missing`
+    const same =
+      chain.hook === undefined
+        ? found['hook'] === undefined
+        : found['type'] === chain.hook.type &&
+          found['hook'] === chain.hook.hook &&
+          found['prio'] === chain.hook.prio &&
+          found['policy'] === chain.hook.policy
+    if (!same) return `chain ${chain.name} reads back differently`
+  }
+  return listed.size === table.chains.length ? undefined : 'there are chains that are not ours'
+}
+
+function differSets(table: Table, items: readonly Item[]): string | undefined {
+  for (const set of table.sets) {
+    const found = items.find((item) => set.kind in item && body(item)['name'] === set.name)
+    if (found === undefined) return `${set.kind} ${set.name} is missing`
+    const type = body(found)['type']
+    const listed = Array.isArray(type) ? type : [type]
+    if (listed.join('.') !== set.type.join('.'))
+      return `${set.kind} ${set.name} reads back differently`
+  }
+  return undefined
+}
+
+function differRules(table: Table, items: readonly Item[]): string | undefined {
+  for (const chain of table.chains) {
+    const meant = table.rules.filter((rule) => rule.chain === chain.name)
+    const listed = items.filter((item) => 'rule' in item && body(item)['chain'] === chain.name)
+    if (meant.length !== listed.length) {
+      return `chain ${chain.name} has ${listed.length} rules instead of ${meant.length}`
+    }
+    for (const [index, rule] of meant.entries()) {
+      const found = listed[index]
+      if (found === undefined || !sameStatements(rule.expr, body(found)['expr'])) {
+        return `rule ${index + 1} of chain ${chain.name} reads back differently`
+      }
+    }
+  }
+  return undefined
+}
+
+function differElements(table: Table, items: readonly Item[]): string | undefined {
+  for (const element of table.elements.filter(({ timeout }) => timeout === undefined)) {
+    const found = items.find((item) => element.kind in item && body(item)['name'] === element.set)
+    const listed = found === undefined ? [] : body(found)['elem']
+    const key = JSON.stringify(element.key.length === 1 ? element.key[0] : { concat: element.key })
+    const present =
+      Array.isArray(listed) &&
+      listed.some((one: unknown) =>
+        element.verdict === undefined
+          ? JSON.stringify(one) === key
+          : Array.isArray(one) &&
+            JSON.stringify(one[0]) === key &&
+            JSON.stringify(one[1]) === JSON.stringify({ goto: { target: element.verdict } }),
+      )
+    if (!present) return `an element of ${element.set} is missing`
+  }
+  return undefined
+}
+
+function sameStatements(meant: readonly Statement[], listed: unknown): boolean {
+  return (
+    Array.isArray(listed) &&
+    JSON.stringify(listed.map(canonical)) === JSON.stringify(meant.map(canonical))
+  )
+}
+
+/** Object members in one order; what a listing adds to a statement (counters' values) left out. */
+function canonical(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(canonical)
+  if (!isItem(value)) return value
+  // nft >= 1.0.9 lists named counters as an object reference; the name is all that matters.
+  const entries = Object.entries(value)
+    .filter(([key, member]) => !(key === 'counter' && isItem(member)))
+    .map(([key, member]): [string, unknown] => [key, canonical(member)])
+  return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)))
+}

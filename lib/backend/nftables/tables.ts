@@ -1,0 +1,428 @@
+/**
+ * The tables agentjail loads, as data. Pure.
+ *
+ * `agentjail` is the static deny of the reserved uid range: on the host always, in every isolation.
+ * `agentjail_guard` is the same deny in a table that only its owner can flush or delete.
+ * `agentjail_uid` opens, for jails in `uid` isolation only, what their policies grant. What it lets through it marks,
+ * and the two denies refuse every packet of the range that has no mark: so whoever removes this table closes the jails.
+ * In a jail's own namespace the table is `agentjail_jail`.
+ */
+import type { GatePort, NetworkPlan, UidRange } from '../types.js'
+import {
+  accept,
+  concat,
+  count,
+  ct,
+  differ,
+  drop,
+  equal,
+  field,
+  goto,
+  has,
+  meta,
+  ports,
+  prohibit,
+  redirect,
+  resetTcp,
+  setCtMark,
+  setMark,
+  update,
+  vmap,
+} from './ast.js'
+import type { Chain, Element, Expression, NamedSet, Rule, Statement, Table } from './ast.js'
+
+export const tableName = {
+  static: 'agentjail',
+  guard: 'agentjail_guard',
+  uid: 'agentjail_uid',
+  jail: 'agentjail_jail',
+} as const
+
+/**
+ * Packet mark between the `output` hooks at priority 0 and 20 of a packet that a jail's grants let through.
+ * It is taken off again before routing or any other tool's later hook can see it. ("ajja")
+ */
+export const passMark = 0x616a6a61
+
+/** Runs after `agentjail_uid` (0) has marked, before the mark is taken off (20). */
+const denyPriority = 10
+
+const uids = (range: UidRange): Expression => ({ range: [range.first, range.last] })
+/** Transport protocols that have ports where `th` reads them: tcp, udp, dccp, sctp, udplite. */
+const withPorts: Expression = { set: ['tcp', 'udp', 'dccp', 'sctp', 'udplite'] }
+
+/** The deny of the whole reserved range; loaded at boot and never changed. */
+export function staticTable(range: UidRange): Table {
+  return denyTable(tableName.static, false, range)
+}
+
+/** The same deny, in a table that a flush of the ruleset leaves alone while its owner lives. */
+export function guardTable(range: UidRange): Table {
+  return denyTable(tableName.guard, true, range)
+}
+
+function denyTable(name: string, owner: boolean, range: UidRange): Table {
+  const unmarked = (key: Expression): Statement[] => [
+    equal(key, uids(range)),
+    differ(meta('mark'), passMark),
+  ]
+  return {
+    name,
+    owner,
+    counters: [],
+    sets: [],
+    elements: [],
+    chains: [
+      {
+        name: 'output',
+        hook: { type: 'filter', hook: 'output', prio: denyPriority, policy: 'accept' },
+      },
+    ],
+    rules: [
+      // TCP by reset: with an ICMP refusal alone a connect over IPv6 waits for its time-out.
+      {
+        chain: 'output',
+        expr: [...unmarked(meta('skuid')), equal(meta('l4proto'), 'tcp'), resetTcp],
+      },
+      { chain: 'output', expr: [...unmarked(meta('skuid')), prohibit] },
+      // Queued data of a socket that its process has closed has no uid any more; its flow still has the jail's mark.
+      { chain: 'output', expr: [...unmarked(ct('mark')), drop] },
+    ],
+  }
+}
+
+/** The second line inside a jail's namespace: only `lo`, and of that only what the gate serves. */
+export function namespaceTable(plan: NetworkPlan): Table {
+  const chains: Chain[] = [
+    { name: 'input', hook: { type: 'filter', hook: 'input', prio: 0, policy: 'drop' } },
+    { name: 'forward', hook: { type: 'filter', hook: 'forward', prio: 0, policy: 'drop' } },
+    { name: 'output', hook: { type: 'filter', hook: 'output', prio: 0, policy: 'drop' } },
+    { name: 'jail' },
+  ]
+  const rules: Rule[] = [
+    { chain: 'input', expr: [equal(meta('iifname'), 'lo'), accept] },
+    { chain: 'output', expr: [differ(meta('oifname'), 'lo'), drop] },
+    { chain: 'output', expr: [equal(meta('skuid'), plan.uid), goto('jail')] },
+    // The gate's answers, and the kernel's own resets.
+    { chain: 'output', expr: [equal(meta('oifname'), 'lo'), accept] },
+    ...namespaceGrants(plan),
+    ...denialRules('jail'),
+  ]
+  return {
+    name: tableName.jail,
+    owner: false,
+    counters: [overflowCounter],
+    sets: denialSets(''),
+    elements: [],
+    chains,
+    rules,
+  }
+}
+
+function namespaceGrants(plan: NetworkPlan): Rule[] {
+  const loopback: Rule[] = [
+    // Its own loopback: nothing of the host is there but what the gate serves.
+    {
+      chain: 'jail',
+      expr: [equal(field('ip', 'daddr'), { prefix: { addr: '127.0.0.0', len: 8 } }), accept],
+    },
+    { chain: 'jail', expr: [equal(field('ip6', 'daddr'), '::1'), accept] },
+  ]
+  const tcp: Rule = {
+    chain: 'jail',
+    expr: [equal(field('tcp', 'dport'), ports(plan.gateTcp)), accept],
+  }
+  const udp: Rule = {
+    chain: 'jail',
+    expr: [equal(field('udp', 'dport'), ports(plan.gateUdp)), accept],
+  }
+  return [
+    ...loopback,
+    ...(plan.gateTcp.length > 0 ? [tcp] : []),
+    ...(plan.gateUdp.length > 0 ? [udp] : []),
+  ]
+}
+
+export const overflowCounter = 'denied_overflow'
+
+/** Names of the sets that hold what was refused; `suffix` keeps jails apart in a shared table. */
+export const deniedSet = (family: 4 | 6, kind: 'port' | 'other', suffix: string): string =>
+  `denied${family}_${kind}${suffix}`
+
+function denialSets(suffix: string): NamedSet[] {
+  return ([4, 6] as const).flatMap((family): NamedSet[] => {
+    const address = family === 4 ? 'ipv4_addr' : 'ipv6_addr'
+    const common = {
+      kind: 'set',
+      size: 1024,
+      flags: ['dynamic', 'timeout'],
+      timeout: 600,
+      counter: true,
+    } as const
+    return [
+      {
+        ...common,
+        name: deniedSet(family, 'port', suffix),
+        type: [address, 'inet_proto', 'inet_service'],
+      },
+      { ...common, name: deniedSet(family, 'other', suffix), type: [address, 'inet_proto'] },
+    ]
+  })
+}
+
+/**
+ * Refuse, and count by destination. When a set is full its `update` fails and the rule with it:
+ * the packet falls through to the overflow counter, so that nothing is refused uncounted.
+ */
+function denialRules(chain: string, suffix = '', overflow = overflowCounter): Rule[] {
+  const perFamily = (family: 4 | 6): Rule[] => {
+    const daddr = field(family === 4 ? 'ip' : 'ip6', 'daddr')
+    const byPort = update(
+      deniedSet(family, 'port', suffix),
+      concat(daddr, meta('l4proto'), field('th', 'dport')),
+    )
+    const other = update(deniedSet(family, 'other', suffix), concat(daddr, meta('l4proto')))
+    return [
+      { chain, expr: [equal(meta('l4proto'), 'tcp'), byPort, resetTcp] },
+      { chain, expr: [equal(meta('l4proto'), withPorts), byPort, prohibit] },
+      { chain, expr: [differ(meta('l4proto'), withPorts), other, prohibit] },
+    ]
+  }
+  return [
+    ...perFamily(4),
+    ...perFamily(6),
+    { chain, expr: [count(overflow)] },
+    { chain, expr: [equal(meta('l4proto'), 'tcp'), resetTcp] },
+    { chain, expr: [prohibit] },
+  ]
+}
+
+/** The part of `agentjail_uid` that stands however many jails there are. */
+export function uidBase(range: UidRange): Table {
+  const map = (name: string, type: 'uid' | 'mark'): NamedSet => ({
+    kind: 'map',
+    name,
+    type: [type],
+    to: 'verdict',
+    flags: [],
+  })
+  const gates = (name: string): NamedSet => ({
+    kind: 'set',
+    name,
+    type: ['inet_service'],
+    flags: [],
+  })
+  const release = { type: 'filter', hook: 'output', prio: 20, policy: 'accept' } as const
+  return {
+    name: tableName.uid,
+    owner: false,
+    counters: [],
+    sets: [
+      map('jails', 'uid'),
+      map('flows', 'mark'),
+      map('redirects', 'uid'),
+      gates('gates_tcp'),
+      gates('gates_udp'),
+    ],
+    elements: [],
+    chains: [
+      { name: 'redirect', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
+      { name: 'output', hook: { type: 'filter', hook: 'output', prio: 0, policy: 'accept' } },
+      { name: 'release', hook: release },
+      { name: 'held' },
+      { name: 'orphans' },
+    ],
+    rules: [
+      {
+        chain: 'redirect',
+        expr: [equal(meta('skuid'), uids(range)), vmap(meta('skuid'), 'redirects')],
+      },
+      // The range first: every other user pays comparisons only, whatever the number of jails.
+      { chain: 'output', expr: [equal(meta('skuid'), uids(range)), goto('held')] },
+      { chain: 'output', expr: [equal(ct('mark'), uids(range)), goto('orphans')] },
+      // A jail's gate is for that jail: nobody else may connect to it.
+      {
+        chain: 'output',
+        expr: [equal(meta('oifname'), 'lo'), equal(field('tcp', 'dport'), '@gates_tcp'), resetTcp],
+      },
+      {
+        chain: 'output',
+        expr: [equal(meta('oifname'), 'lo'), equal(field('udp', 'dport'), '@gates_udp'), prohibit],
+      },
+      { chain: 'held', expr: [vmap(meta('skuid'), 'jails')] },
+      { chain: 'held', expr: [equal(meta('l4proto'), 'tcp'), resetTcp] },
+      { chain: 'held', expr: [prohibit] },
+      { chain: 'orphans', expr: [vmap(ct('mark'), 'flows')] },
+      { chain: 'orphans', expr: [drop] },
+      { chain: 'release', expr: [equal(meta('mark'), passMark), setMark(0)] },
+    ],
+  }
+}
+
+/** Names within `agentjail_uid` of one jail's parts. Hyphens become underscores, which jail names cannot hold. */
+export function jailNames(jail: string) {
+  const id = jail.replaceAll('-', '_')
+  return {
+    chain: `jail_${id}`,
+    nat: `nat_${id}`,
+    overflow: `overflow_${id}`,
+    suffix: `_${id}`,
+    flows: (family: 4 | 6) => `live${family}_${id}`,
+    pins: (family: 4 | 6, grant: string) => `pin${family}_${id}_${grant}`,
+  }
+}
+
+/** Seconds that a connection to an address whose pin has run out may go on, at most. */
+export const flowSeconds = 3600
+
+/** The part of `agentjail_uid` of one jail, once its gate's ports are known. */
+export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
+  const names = jailNames(plan.jail)
+  const families = [4, 6] as const
+  const pass = [setCtMark(plan.uid), setMark(passMark), accept]
+  const flowKey = (family: 4 | 6): Expression =>
+    concat(
+      field(family === 4 ? 'ip' : 'ip6', 'daddr'),
+      meta('l4proto'),
+      field('th', 'sport'),
+      field('th', 'dport'),
+    )
+  const gatePorts = (proto: 'tcp' | 'udp') =>
+    gate
+      .filter((port) => port.proto === proto)
+      .map(({ gatePort }) => ({ first: gatePort, last: gatePort }))
+
+  const toGate = (['tcp', 'udp'] as const)
+    .filter((proto) => gatePorts(proto).length > 0)
+    .map((proto): Rule => ({
+      chain: names.chain,
+      expr: [
+        equal(meta('oifname'), 'lo'),
+        has(ct('status'), 'dnat'),
+        equal(field(proto, 'dport'), ports(gatePorts(proto))),
+        ...pass,
+      ],
+    }))
+  const loopback =
+    plan.loopbackConnect.length === 0
+      ? []
+      : loopbackRules(plan, names.chain, 'dport', plan.loopbackConnect, pass)
+  const served =
+    plan.loopbackListen.length === 0
+      ? []
+      : loopbackRules(plan, names.chain, 'sport', plan.loopbackListen, pass)
+  const direct = plan.kernel.map((grant): Rule => ({
+    chain: names.chain,
+    expr: [matchCidr(grant.cidr), equal(field(grant.proto, 'dport'), ports(grant.ports)), ...pass],
+  }))
+  const pinned = plan.pinned.flatMap((grant) =>
+    families.map((family): Rule => ({
+      chain: names.chain,
+      expr: [
+        equal(field(family === 4 ? 'ip' : 'ip6', 'daddr'), `@${names.pins(family, grant.grant)}`),
+        equal(field(grant.proto, 'dport'), ports(grant.ports)),
+        // Remembered by its own ports, so that it outlives its pin by `flowSeconds` at most.
+        update(names.flows(family), flowKey(family)),
+        ...pass,
+      ],
+    })),
+  )
+  const live = families.map((family): Rule => ({
+    chain: names.chain,
+    expr: [equal(flowKey(family), `@${names.flows(family)}`), ...pass],
+  }))
+  const exempt = plan.kernel.map((grant): Rule => ({
+    chain: names.nat,
+    expr: [matchCidr(grant.cidr), equal(field(grant.proto, 'dport'), ports(grant.ports)), accept],
+  }))
+  const redirects = gate.map(({ proto, port, gatePort }): Rule => ({
+    chain: names.nat,
+    expr: [equal(field(proto, 'dport'), port), redirect(gatePort)],
+  }))
+  return {
+    name: tableName.uid,
+    owner: false,
+    counters: [names.overflow],
+    sets: [
+      ...denialSets(names.suffix),
+      ...families.map((family): NamedSet => ({
+        kind: 'set',
+        name: names.flows(family),
+        type: [
+          family === 4 ? 'ipv4_addr' : 'ipv6_addr',
+          'inet_proto',
+          'inet_service',
+          'inet_service',
+        ],
+        size: 65535,
+        flags: ['dynamic', 'timeout'],
+        timeout: flowSeconds,
+      })),
+      ...plan.pinned.flatMap((grant) =>
+        families.map((family): NamedSet => ({
+          kind: 'set',
+          name: names.pins(family, grant.grant),
+          type: [family === 4 ? 'ipv4_addr' : 'ipv6_addr'],
+          flags: ['timeout'],
+        })),
+      ),
+    ],
+    chains: [{ name: names.chain }, { name: names.nat }],
+    rules: [
+      ...toGate,
+      ...loopback,
+      ...served,
+      ...direct,
+      ...pinned,
+      ...live,
+      ...denialRules(names.chain, names.suffix, names.overflow),
+      ...exempt,
+      ...redirects,
+    ],
+    elements: [
+      ...(['tcp', 'udp'] as const).flatMap((proto) =>
+        gatePorts(proto).map(({ first }): Element => ({
+          kind: 'set',
+          set: `gates_${proto}`,
+          key: [first],
+        })),
+      ),
+      { kind: 'map', set: 'redirects', key: [plan.uid], verdict: names.nat },
+      { kind: 'map', set: 'flows', key: [plan.uid], verdict: names.chain },
+      // Last: from here on the jail has what its policy grants.
+      { kind: 'map', set: 'jails', key: [plan.uid], verdict: names.chain },
+    ],
+  }
+}
+
+function loopbackRules(
+  plan: NetworkPlan,
+  chain: string,
+  side: 'dport' | 'sport',
+  list: readonly number[],
+  pass: readonly Statement[],
+): Rule[] {
+  const port = equal(field('tcp', side), ports(list.map((first) => ({ first, last: first }))))
+  const v4: Rule = {
+    chain,
+    expr: [
+      equal(meta('oifname'), 'lo'),
+      equal(field('ip', 'daddr'), { prefix: { addr: '127.0.0.0', len: 8 } }),
+      port,
+      ...pass,
+    ],
+  }
+  const v6: Rule = {
+    chain,
+    expr: [equal(meta('oifname'), 'lo'), equal(field('ip6', 'daddr'), '::1'), port, ...pass],
+  }
+  return plan.ipv6 ? [v4, v6] : [v4]
+}
+
+function matchCidr(cidr: { family: 4 | 6; address: string; prefix: number }): Statement {
+  const whole = cidr.prefix === (cidr.family === 4 ? 32 : 128)
+  return equal(
+    field(cidr.family === 4 ? 'ip' : 'ip6', 'daddr'),
+    whole ? cidr.address : { prefix: { addr: cidr.address, len: cidr.prefix } },
+  )
+}

@@ -1,0 +1,98 @@
+/**
+ * One interface for everything that can hold a jail's network.
+ * Invariant: `open` returns only after every rule was installed and read back as written; what it throws leaves denial.
+ */
+import type { Decision } from '../audit/record.js'
+import type { PortRange } from '../policy/types.js'
+
+/** Inclusive range of uids reserved for jails. */
+export interface UidRange {
+  readonly first: number
+  readonly last: number
+}
+
+/** One destination that packets may take straight through the kernel, without the gate. */
+export interface KernelGrant {
+  readonly grant: string
+  readonly cidr: { readonly family: 4 | 6; readonly address: string; readonly prefix: number }
+  readonly proto: 'tcp' | 'udp'
+  readonly ports: readonly PortRange[]
+}
+
+/** What the kernel shall enforce for one jail; plain data, made by `lib/plan`. */
+export interface NetworkPlan {
+  readonly jail: string
+  readonly uid: number
+  readonly isolation: 'namespace' | 'uid'
+  readonly range: UidRange
+  readonly ipv6: boolean
+  /** Destination ports that the gate serves, in `namespace` by listening on them, in `uid` by redirect. */
+  readonly gateTcp: readonly PortRange[]
+  readonly gateUdp: readonly PortRange[]
+  /** Grants by name whose addresses are pinned at run time (`uid` only): grant id to ports. */
+  readonly pinned: readonly {
+    readonly grant: string
+    readonly proto: 'tcp' | 'udp'
+    readonly ports: readonly PortRange[]
+  }[]
+  /** Grants by address (`uid` only; in `namespace` the gate relays them). */
+  readonly kernel: readonly KernelGrant[]
+  /** Ports of the host's loopback that the jail may connect to, and may serve. */
+  readonly loopbackConnect: readonly number[]
+  readonly loopbackListen: readonly number[]
+}
+
+/** Rules as they will be loaded, for people and golden files. */
+export interface RenderedRules {
+  readonly title: string
+  /** File name suffix: what would check it. */
+  readonly format: 'nft' | 'pf' | 'iptables' | 'ipset' | 'ip'
+  readonly text: string
+}
+
+/** Loopback ports on which the gate listens (`uid`): destination port meant, to the gate's port. */
+export interface GatePort {
+  readonly proto: 'tcp' | 'udp'
+  readonly port: number
+  readonly gatePort: number
+}
+
+export interface Pin {
+  readonly address: string
+  readonly grant: string
+  /** Seconds from now. */
+  readonly seconds: number
+}
+
+/** The network of one running jail. */
+export interface NetworkHold {
+  /** For the launcher to join; absent where the jail stays on the host's network. */
+  readonly netns: string | undefined
+  /** `uid`: the gate's ports are known only once it listens; rules go in (and are read back) here. */
+  connectGate(ports: readonly GatePort[]): Promise<void>
+  /** In force in the kernel when this resolves. */
+  pin(pins: readonly Pin[]): Promise<void>
+  /** Applies another plan in one transaction; withdrawn destinations are closed when it resolves. */
+  update(plan: NetworkPlan): Promise<void>
+  /** What the kernel refused since the last call. */
+  denials(): Promise<readonly Decision[]>
+  /** True when everything installed still reads back as written. */
+  intact(): Promise<boolean>
+  /** Puts back what is missing; throws when that fails. */
+  restore(): Promise<void>
+  /** Rules out. Only after no process of the uid lives. */
+  close(): Promise<void>
+}
+
+export interface Backend {
+  readonly name: 'nftables' | 'iptables' | 'pf'
+  /** Exactly what will be loaded for a plan, in order. Pure. */
+  render(plan: NetworkPlan): readonly RenderedRules[]
+  /** The deny of the whole reserved range: installed if absent, read back always. */
+  ensureStaticDeny(range: UidRange): Promise<void>
+  open(plan: NetworkPlan): Promise<NetworkHold>
+  /** Removes what a jail that no longer runs left behind. Idempotent. */
+  collect(jail: { readonly name: string; readonly uid: number }): Promise<void>
+  /** Removes everything of agentjail, static deny included. */
+  uninstall(): Promise<void>
+}

@@ -1,0 +1,201 @@
+/**
+ * The operating system itself, behind the one door.
+ * Invariant: absolute programs, no shell, a clean environment with LC_ALL=C, every call bounded in time.
+ */
+import { spawn } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:fs'
+import { lstat, mkdir, open, readdir, readFile, rename, rm, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import { errnoCode, JailError } from '../errors.js'
+import type { Argv, CommandResult, FileStat, RunOptions, Session, System } from './types.js'
+
+const cleanEnvironment = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
+const defaultTimeout = 10_000
+/** A listing of a large ruleset is a few megabytes; more than this is not an answer. */
+const maxOutput = 64 * 1024 * 1024
+
+/** Runs on this machine. */
+export function realSystem(): System {
+  return {
+    platform: process.platform === 'darwin' ? 'darwin' : 'linux',
+    run: runCommand,
+    open: openSession,
+    readFile: (path) => absentAsUndefined(readFile(path, 'utf8')),
+    writeFile: writeAtomically,
+    removeFile: async (path) => {
+      await absentAsUndefined(unlink(path))
+    },
+    makeDir: async (path, mode) => {
+      await mkdir(path, { recursive: true, mode })
+    },
+    removeDir: (path) => rm(path, { recursive: true, force: true }),
+    list: async (path) => (await absentAsUndefined(readdir(path))) ?? [],
+    lstat: statLink,
+    kill: (pid, signal) => {
+      try {
+        return process.kill(pid, signal)
+      } catch (error) {
+        if (errnoCode(error) === 'ESRCH') return false
+        throw error
+      }
+    },
+    now: () => Date.now(),
+    monotonic: () => performance.now(),
+    sleep: (milliseconds) => delay(milliseconds),
+  }
+}
+
+async function runCommand(argv: Argv, options: RunOptions = {}): Promise<CommandResult> {
+  const [program, ...args] = argv
+  return await new Promise((resolve, reject) => {
+    const child = spawn(program, args, {
+      env: { ...cleanEnvironment, ...options.env },
+      cwd: '/',
+      stdio: ['pipe', 'pipe', 'pipe'],
+    })
+    const out: Buffer[] = []
+    const err: Buffer[] = []
+    let size = 0
+    const collect = (into: Buffer[]) => (chunk: Buffer) => {
+      size += chunk.length
+      if (size <= maxOutput) into.push(chunk)
+      else child.kill('SIGKILL')
+    }
+    const limit = options.timeout ?? defaultTimeout
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      child.kill('SIGKILL')
+    }, limit)
+    child.stdout.on('data', collect(out))
+    child.stderr.on('data', collect(err))
+    child.stdin.on('error', () => undefined)
+    child.stdin.end(options.input ?? '')
+    child.on('error', (error) => {
+      clearTimeout(timer)
+      reject(
+        new JailError('TOOL_MISSING', `cannot run ${program}: ${error.message}`, { cause: error }),
+      )
+    })
+    child.on('close', (code) => {
+      clearTimeout(timer)
+      const stderr = Buffer.concat(err).toString('utf8')
+      resolve({
+        code: code ?? 128,
+        stdout: Buffer.concat(out).toString('utf8'),
+        stderr: late ? `${stderr}no answer within ${limit} ms` : stderr,
+      })
+    })
+  })
+}
+
+function openSession(argv: Argv): Session {
+  const [program, ...args] = argv
+  const child = spawn(program, args, {
+    env: cleanEnvironment,
+    cwd: '/',
+    stdio: ['pipe', 'pipe', 'pipe'],
+  })
+  child.on('error', () => undefined)
+  child.stdin.on('error', () => undefined)
+  return {
+    pid: child.pid ?? 0,
+    write: (text) =>
+      new Promise((resolve, reject) => {
+        child.stdin.write(text, (error) => {
+          if (error) reject(error)
+          else resolve()
+        })
+      }),
+    onLine: (listener) => {
+      byLine(child.stdout, listener)
+    },
+    onErrorText: (listener) => {
+      child.stderr.setEncoding('utf8').on('data', listener)
+    },
+    onExit: (listener) => {
+      child.on('close', listener)
+    },
+    end: () =>
+      new Promise((resolve) => {
+        if (child.exitCode !== null || child.signalCode !== null) {
+          resolve()
+          return
+        }
+        child.on('close', () => {
+          resolve()
+        })
+        child.stdin.end()
+      }),
+    kill: () => {
+      child.kill('SIGKILL')
+    },
+    unref: () => {
+      child.unref()
+    },
+  }
+}
+
+function byLine(stream: NodeJS.ReadableStream, listener: (line: string) => void): void {
+  let rest = ''
+  stream.setEncoding('utf8')
+  stream.on('data', (chunk: string) => {
+    const lines = (rest + chunk).split('\n')
+    rest = lines.pop() ?? ''
+    for (const line of lines) listener(line)
+  })
+}
+
+async function writeAtomically(path: string, data: string, mode: number): Promise<void> {
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
+  const file = await open(
+    temporary,
+    constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW,
+    mode,
+  )
+  try {
+    try {
+      await file.writeFile(data)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(temporary, path)
+  } catch (error) {
+    await absentAsUndefined(unlink(temporary))
+    throw new JailError(
+      'STATE',
+      `cannot write ${path}: ${error instanceof Error ? error.message : String(error)}`,
+      {
+        hint: `check that ${dirname(path)} is writable and has space`,
+        cause: error,
+      },
+    )
+  }
+}
+
+async function statLink(path: string): Promise<FileStat | undefined> {
+  const stat = await absentAsUndefined(lstat(path))
+  if (stat === undefined) return undefined
+  const kind = stat.isFile()
+    ? 'file'
+    : stat.isDirectory()
+      ? 'directory'
+      : stat.isSymbolicLink()
+        ? 'symlink'
+        : stat.isSocket()
+          ? 'socket'
+          : 'other'
+  return { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777, kind, mtimeMs: stat.mtimeMs }
+}
+
+async function absentAsUndefined<T>(promise: Promise<T>): Promise<T | undefined> {
+  try {
+    return await promise
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return undefined
+    throw error
+  }
+}
