@@ -15,7 +15,10 @@ export interface Listener {
   readonly fd: number
   readonly proto: 'tcp' | 'udp'
   readonly role: 'dns' | 'relay' | 'proxy'
+  /** 0: whatever port the client dialled (the accepted socket's local port). */
   readonly port: number
+  /** Of the socket itself; default 6, dual-stack. A datagram socket of family 4 must say so. */
+  readonly family?: 4 | 6
 }
 
 /** A listening port of the command that the host's loopback shall reach (`loopback.listen`). */
@@ -60,6 +63,10 @@ export interface GateConfig {
   readonly wantCa: boolean
   /** The host's own addresses (never dialled unless granted). */
   readonly hostAddresses: readonly string[]
+  /** The host's resolvers, for a policy that names none. */
+  readonly upstreams: readonly { readonly address: string; readonly port: number }[]
+  /** `proxy` mode: the password a client must send (Proxy-Authorization, SOCKS5 user/password), so that only the jail can use it. */
+  readonly proxyToken?: string
   /** PEM bundle of extra upstream roots (tests, private CAs); else Node's and the system's. */
   readonly upstreamCa?: string
 }
