@@ -32,6 +32,8 @@ export interface NetworkPlan {
   /** Grants by name whose addresses are pinned at run time (`uid` only): grant id to ports. */
   readonly pinned: readonly {
     readonly grant: string
+    /** What the grant says, whole: pins stand through a reload only where this is unchanged. */
+    readonly key: string
     readonly proto: 'tcp' | 'udp'
     readonly ports: readonly PortRange[]
   }[]
@@ -92,7 +94,11 @@ export interface Backend {
   ensureStaticDeny(range: UidRange): Promise<void>
   open(plan: NetworkPlan): Promise<NetworkHold>
   /** Removes what a jail that no longer runs left behind. Idempotent. */
-  collect(jail: { readonly name: string; readonly uid: number }): Promise<void>
+  collect(jail: {
+    readonly name: string
+    readonly uid: number
+    readonly isolation: 'namespace' | 'uid'
+  }): Promise<void>
   /** Removes everything of agentjail, static deny included. */
   uninstall(): Promise<void>
 }

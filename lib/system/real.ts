@@ -22,6 +22,11 @@ export function realSystem(): System {
     platform: process.platform === 'darwin' ? 'darwin' : 'linux',
     run: runCommand,
     open: openSession,
+    detach: detachProcess,
+    feed: feedFifo,
+    processStart: readProcessStart,
+    bootId: readBootId,
+    processesOf: findProcesses,
     readFile: (path) => absentAsUndefined(readFile(path, 'utf8')),
     writeFile: writeAtomically,
     removeFile: async (path) => {
@@ -135,6 +140,74 @@ function openSession(argv: Argv): Session {
     unref: () => {
       child.unref()
     },
+  }
+}
+
+async function detachProcess(argv: Argv, fifo: string): Promise<number> {
+  const [program, ...args] = argv
+  await absentAsUndefined(unlink(fifo))
+  const made = await runCommand(['/usr/bin/mkfifo', '-m', '0600', fifo])
+  if (made.code !== 0) throw new JailError('STATE', `cannot make ${fifo}: ${made.stderr.trim()}`)
+  // Opened for reading and writing: it never sees an end, whoever writes to it and leaves.
+  const input = await open(fifo, constants.O_RDWR | constants.O_NOFOLLOW)
+  try {
+    const child = spawn(program, args, {
+      env: cleanEnvironment,
+      cwd: '/',
+      detached: true,
+      stdio: [input.fd, 'ignore', 'ignore'],
+    })
+    child.on('error', () => undefined)
+    child.unref()
+    if (child.pid === undefined) throw new JailError('TOOL_MISSING', `cannot run ${program}`)
+    return child.pid
+  } finally {
+    await input.close()
+  }
+}
+
+async function feedFifo(fifo: string, text: string): Promise<void> {
+  // Without a reader this fails at once instead of waiting for one.
+  const file = await open(fifo, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
+  try {
+    await file.write(text)
+  } finally {
+    await file.close()
+  }
+}
+
+async function readProcessStart(pid: number): Promise<number | undefined> {
+  const text = await readProc(`/proc/${pid}/stat`)
+  if (text === undefined) return undefined
+  // proc(5): the command in parentheses may hold anything; field 3 is the state, field 22 the start time.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
+  return fields[0] === 'Z' || fields[0] === 'X' ? undefined : Number(fields[19])
+}
+
+async function readBootId(): Promise<string> {
+  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
+}
+
+async function findProcesses(uid: number): Promise<number[]> {
+  const found: number[] = []
+  for (const name of await readdir('/proc')) {
+    if (!/^[0-9]+$/.test(name)) continue
+    const status = await readProc(`/proc/${name}/status`)
+    if (status === undefined || /^State:\s+[ZX]/m.test(status)) continue
+    const uids = /^Uid:\s+(.*)$/m.exec(status)?.[1]?.split(/\s+/).map(Number)
+    if (uids?.includes(uid) === true) found.push(Number(name))
+  }
+  return found
+}
+
+/** A process may end while it is read: ESRCH is absence too. */
+async function readProc(path: string): Promise<string | undefined> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    const code = errnoCode(error)
+    if (code === 'ENOENT' || code === 'ESRCH') return undefined
+    throw error
   }
 }
 

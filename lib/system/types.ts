@@ -47,6 +47,16 @@ export interface System {
   /** Runs to the end with LC_ALL=C and a clean environment; a non-zero code is a result, not an error. */
   run(argv: Argv, options?: RunOptions): Promise<CommandResult>
   open(argv: Argv): Session
+  /** Starts a process that outlives this one, its standard input a FIFO that it holds open itself. */
+  detach(argv: Argv, fifo: string): Promise<number>
+  /** Writes to such a FIFO. */
+  feed(fifo: string, text: string): Promise<void>
+  /** Start time in clock ticks since boot, which with the boot id names a process for good; undefined: no such process. */
+  processStart(pid: number): Promise<number | undefined>
+  /** Random per boot. */
+  bootId(): Promise<string>
+  /** Process ids with this uid among their real, effective, saved or file-system uids. */
+  processesOf(uid: number): Promise<readonly number[]>
   readFile(path: string): Promise<string | undefined>
   /** Atomic (temporary file in the same directory, fsync, rename). Mode as given. */
   writeFile(path: string, data: string, mode: number): Promise<void>

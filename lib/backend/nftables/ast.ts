@@ -15,7 +15,7 @@ export type Expression =
         readonly field: 'daddr' | 'saddr' | 'dport' | 'sport'
       }
     }
-  | { readonly ct: { readonly key: 'mark' | 'status' } }
+  | { readonly ct: { readonly key: 'mark' | 'status' | 'direction' } }
   | { readonly concat: readonly Expression[] }
   | { readonly range: readonly [number, number] }
   | { readonly prefix: { readonly addr: string; readonly len: number } }
@@ -109,7 +109,7 @@ export interface Table {
 export const meta = (
   key: 'skuid' | 'oifname' | 'iifname' | 'l4proto' | 'mark' | 'nfproto',
 ): Expression => ({ meta: { key } })
-export const ct = (key: 'mark' | 'status'): Expression => ({ ct: { key } })
+export const ct = (key: 'mark' | 'status' | 'direction'): Expression => ({ ct: { key } })
 export const field = (
   protocol: 'ip' | 'ip6' | 'th' | 'tcp' | 'udp',
   name: 'daddr' | 'saddr' | 'dport' | 'sport',

@@ -4,14 +4,21 @@
  */
 import type { Statement, Table } from './ast.js'
 
-/** The first difference between a table and `nft -j list table` of it, in words; undefined when there is none. */
-export function findDifference(table: Table, listing: unknown): string | undefined {
+/**
+ * The first difference between a table and `nft -j list table` of it, in words; undefined when there is none.
+ * `part`: the table may hold more than this (other jails).
+ */
+export function findDifference(
+  table: Table,
+  listing: unknown,
+  extent: 'whole' | 'part' = 'whole',
+): string | undefined {
   const items = listedItems(listing)
   if (items === undefined) return 'the listing is not what nft prints'
   const here = items.filter((item) => tableOf(item) === table.name)
   if (!here.some((item) => 'table' in item)) return `table ${table.name} is missing`
   return (
-    differChains(table, here) ??
+    differChains(table, here, extent) ??
     differSets(table, here) ??
     differRules(table, here) ??
     differElements(table, here)
@@ -39,7 +46,11 @@ function tableOf(item: Item): unknown {
   return 'table' in item ? body(item)['name'] : body(item)['table']
 }
 
-function differChains(table: Table, items: readonly Item[]): string | undefined {
+function differChains(
+  table: Table,
+  items: readonly Item[],
+  extent: 'whole' | 'part',
+): string | undefined {
   const listed = new Map(
     items.filter((item) => 'chain' in item).map((item) => [body(item)['name'], body(item)]),
   )
@@ -55,7 +66,9 @@ function differChains(table: Table, items: readonly Item[]): string | undefined 
           found['policy'] === chain.hook.policy
     if (!same) return `chain ${chain.name} reads back differently`
   }
-  return listed.size === table.chains.length ? undefined : 'there are chains that are not ours'
+  return extent === 'part' || listed.size === table.chains.length
+    ? undefined
+    : 'there are chains that are not ours'
 }
 
 function differSets(table: Table, items: readonly Item[]): string | undefined {
@@ -108,18 +121,40 @@ function differElements(table: Table, items: readonly Item[]): string | undefine
 
 function sameStatements(meant: readonly Statement[], listed: unknown): boolean {
   return (
-    Array.isArray(listed) &&
-    JSON.stringify(listed.map(canonical)) === JSON.stringify(meant.map(canonical))
+    Array.isArray(listed) && JSON.stringify(normalise(listed)) === JSON.stringify(normalise(meant))
   )
 }
 
-/** Object members in one order; what a listing adds to a statement (counters' values) left out. */
+/**
+ * nft leaves out a match on the protocol that another expression implies (`tcp dport`), and releases differ in when:
+ * so the protocol is taken out of both forms and stated once, in front.
+ */
+function normalise(statements: readonly unknown[]): unknown {
+  let transport = ''
+  const rest = statements.filter((statement) => {
+    const match = isItem(statement) && isItem(statement['match']) ? statement['match'] : undefined
+    if (match?.['op'] !== '==' || typeof match['right'] !== 'string') return true
+    if (JSON.stringify(match['left']) !== '{"meta":{"key":"l4proto"}}') return true
+    transport = match['right']
+    return false
+  })
+  const text = JSON.stringify(rest.map(canonical)).replace(
+    /"protocol":"(tcp|udp)"/g,
+    (_, name: string) => {
+      transport = name
+      return '"protocol":"th"'
+    },
+  )
+  return [transport, text]
+}
+
+/** Object members in one order. */
 function canonical(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(canonical)
   if (!isItem(value)) return value
-  // nft >= 1.0.9 lists named counters as an object reference; the name is all that matters.
-  const entries = Object.entries(value)
-    .filter(([key, member]) => !(key === 'counter' && isItem(member)))
-    .map(([key, member]): [string, unknown] => [key, canonical(member)])
+  const entries = Object.entries(value).map(([key, member]): [string, unknown] => [
+    key,
+    canonical(member),
+  ])
   return Object.fromEntries(entries.sort(([a], [b]) => (a < b ? -1 : 1)))
 }

@@ -51,6 +51,9 @@ const uids = (range: UidRange): Expression => ({ range: [range.first, range.last
 /** Transport protocols that have ports where `th` reads them: tcp, udp, dccp, sctp, udplite. */
 const withPorts: Expression = { set: ['tcp', 'udp', 'dccp', 'sctp', 'udplite'] }
 
+/** Packets of the side that opened a flow: the gate's answers belong to the same flow and are not the jail's. */
+const original = equal(ct('direction'), 'original')
+
 /** The deny of the whole reserved range; loaded at boot and never changed. */
 export function staticTable(range: UidRange): Table {
   return denyTable(tableName.static, false, range)
@@ -86,7 +89,7 @@ function denyTable(name: string, owner: boolean, range: UidRange): Table {
       },
       { chain: 'output', expr: [...unmarked(meta('skuid')), prohibit] },
       // Queued data of a socket that its process has closed has no uid any more; its flow still has the jail's mark.
-      { chain: 'output', expr: [...unmarked(ct('mark')), drop] },
+      { chain: 'output', expr: [original, ...unmarked(ct('mark')), drop] },
     ],
   }
 }
@@ -226,7 +229,7 @@ export function uidBase(range: UidRange): Table {
     ],
     elements: [],
     chains: [
-      { name: 'redirect', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
+      { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
       { name: 'output', hook: { type: 'filter', hook: 'output', prio: 0, policy: 'accept' } },
       { name: 'release', hook: release },
       { name: 'held' },
@@ -234,12 +237,12 @@ export function uidBase(range: UidRange): Table {
     ],
     rules: [
       {
-        chain: 'redirect',
+        chain: 'to_gate',
         expr: [equal(meta('skuid'), uids(range)), vmap(meta('skuid'), 'redirects')],
       },
       // The range first: every other user pays comparisons only, whatever the number of jails.
       { chain: 'output', expr: [equal(meta('skuid'), uids(range)), goto('held')] },
-      { chain: 'output', expr: [equal(ct('mark'), uids(range)), goto('orphans')] },
+      { chain: 'output', expr: [original, equal(ct('mark'), uids(range)), goto('orphans')] },
       // A jail's gate is for that jail: nobody else may connect to it.
       {
         chain: 'output',
@@ -310,7 +313,7 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
   const served =
     plan.loopbackListen.length === 0
       ? []
-      : loopbackRules(plan, names.chain, 'sport', plan.loopbackListen, pass)
+      : loopbackRules(plan, names.chain, 'sport', plan.loopbackListen, [setMark(passMark), accept])
   const direct = plan.kernel.map((grant): Rule => ({
     chain: names.chain,
     expr: [matchCidr(grant.cidr), equal(field(grant.proto, 'dport'), ports(grant.ports)), ...pass],

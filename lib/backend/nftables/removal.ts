@@ -1,0 +1,85 @@
+/**
+ * What to delete of one jail in `agentjail_uid`, found from the listing itself. Pure.
+ * Invariant: the uid's way in goes first; a half-removed jail has nothing.
+ */
+import { listedItems } from './readback.js'
+import { jailNames, tableName } from './tables.js'
+
+/** Commands, in order, for one transaction; empty when nothing of the jail is there. */
+export function removalOf(jail: string, uid: number, listing: unknown): string[] {
+  const at = `inet ${tableName.uid}`
+  const names = jailNames(jail)
+  const bodies = (kind: string): Readonly<Record<string, unknown>>[] =>
+    (listedItems(listing) ?? []).flatMap((item) => {
+      const value = item[kind]
+      return typeof value === 'object' && value !== null
+        ? [value as Readonly<Record<string, unknown>>]
+        : []
+    })
+  const maps = bodies('map').filter((map) =>
+    ['jails', 'flows', 'redirects'].includes(String(map['name'])),
+  )
+  const held = maps.flatMap((map) => {
+    const elements = Array.isArray(map['elem']) ? map['elem'] : []
+    const ours = elements.some((one: unknown) => Array.isArray(one) && one[0] === uid)
+    return ours ? [`delete element ${at} ${String(map['name'])} { ${uid} }`] : []
+  })
+  const chains = bodies('chain')
+    .map((chain) => String(chain['name']))
+    .filter((name) => name === names.chain || name === names.nat)
+  const sets = bodies('set')
+    .map((set) => String(set['name']))
+    .filter((name) => isJailSet(name, names.suffix))
+  const counters = bodies('counter').map((counter) => String(counter['name']))
+  return [
+    ...held.sort((a, b) => Number(b.includes(' jails ')) - Number(a.includes(' jails '))),
+    ...gatePortsOf(bodies('rule'), names.chain, bodies('set')).map(
+      ({ set, port }) => `delete element ${at} ${set} { ${port} }`,
+    ),
+    ...chains.map((name) => `flush chain ${at} ${name}`),
+    ...chains.map((name) => `delete chain ${at} ${name}`),
+    ...sets.map((name) => `delete set ${at} ${name}`),
+    ...counters
+      .filter((name) => name === names.overflow)
+      .map((name) => `delete counter ${at} ${name}`),
+  ]
+}
+
+/** `denied4_port_NAME`, `live6_NAME`, `pin4_NAME_g1`: exactly this jail's, not those of one whose name ends alike. */
+function isJailSet(name: string, suffix: string): boolean {
+  const stem = suffix.slice(1)
+  return (
+    [4, 6].some((family) =>
+      [
+        `denied${family}_port${suffix}`,
+        `denied${family}_other${suffix}`,
+        `live${family}${suffix}`,
+      ].includes(name),
+    ) ||
+    (/^pin[46]_/.test(name) &&
+      /^g[0-9]+$/.test(name.slice(`pin4_${stem}_`.length)) &&
+      name.slice(5).startsWith(`${stem}_`))
+  )
+}
+
+/** The gate's ports, from the jail's own rules (`ct status dnat tcp dport ...`), that the sets still hold. */
+function gatePortsOf(
+  rules: readonly Readonly<Record<string, unknown>>[],
+  chain: string,
+  sets: readonly Readonly<Record<string, unknown>>[],
+): { set: string; port: number }[] {
+  const found: { set: string; port: number }[] = []
+  for (const rule of rules.filter((one) => one['chain'] === chain)) {
+    const text = JSON.stringify(rule['expr'])
+    if (!text.includes('"dnat"')) continue
+    for (const proto of ['tcp', 'udp']) {
+      const match = new RegExp(`"protocol":"${proto}","field":"dport"}},"right":([^}]*)`).exec(text)
+      const ports = match?.[1]?.match(/[0-9]+/g)?.map(Number) ?? []
+      const set = `gates_${proto}`
+      const held = sets.find((one) => one['name'] === set)?.['elem']
+      for (const port of ports)
+        if (Array.isArray(held) && held.includes(port)) found.push({ set, port })
+    }
+  }
+  return found
+}

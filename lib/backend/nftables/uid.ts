@@ -1,0 +1,218 @@
+/**
+ * `isolation: uid`: the jail stays on the host's network and its uid is held by the host's nftables.
+ * Invariant: a jail's part goes in as one transaction and is read back; whatever anybody deletes closes, never opens.
+ */
+import type { Decision } from '../../audit/record.js'
+import { JailError } from '../../errors.js'
+import type { System } from '../../system/types.js'
+import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
+import type { Element, Table } from './ast.js'
+import { DenialReader } from './denials.js'
+import { ensureGuard, isGuardUp } from './guard.js'
+import type { GuardPlace } from './guard.js'
+import { printElement, printTable } from './print.js'
+import { findDifference } from './readback.js'
+import { removalOf } from './removal.js'
+import { openNft } from './session.js'
+import type { NftSession } from './session.js'
+import { deniedSet, jailNames, staticTable, tableName, uidBase, uidJail } from './tables.js'
+
+const table = `inet ${tableName.uid}`
+const listTable = `list table ${table}`
+
+export interface UidPlace {
+  readonly nft: string
+  readonly guard: GuardPlace
+}
+
+/** Guard and base table in force; the jail's own part follows with `connectGate`. */
+export async function openUid(
+  system: System,
+  place: UidPlace,
+  plan: NetworkPlan,
+): Promise<NetworkHold> {
+  await ensureGuard(system, place.nft, place.guard, plan.range)
+  const nft = openNft(system, [place.nft, '-j', '-i'])
+  try {
+    const hold = new UidHold(system, place, nft, plan)
+    await hold.ensureBase()
+    return hold
+  } catch (error) {
+    nft.kill()
+    throw error
+  }
+}
+
+class UidHold implements NetworkHold {
+  readonly netns = undefined
+  readonly #system: System
+  readonly #place: UidPlace
+  readonly #nft: NftSession
+  readonly #denials: DenialReader
+  /** Pin set to address to when it runs out, in monotonic milliseconds: what a restore puts back. */
+  readonly #pins = new Map<string, Map<string, number>>()
+  #plan: NetworkPlan
+  #gate: readonly GatePort[] = []
+
+  constructor(system: System, place: UidPlace, nft: NftSession, plan: NetworkPlan) {
+    this.#system = system
+    this.#place = place
+    this.#nft = nft
+    this.#plan = plan
+    const names = jailNames(plan.jail)
+    this.#denials = new DenialReader(names.suffix, names.overflow)
+  }
+
+  async ensureBase(): Promise<void> {
+    const listing = await this.#listing()
+    if (findDifference(uidBase(this.#plan.range), listing, 'part') === undefined) return
+    await this.#nft.change(printTable(uidBase(this.#plan.range)), listTable)
+    this.#mustBeIn(uidBase(this.#plan.range), await this.#listing())
+  }
+
+  async connectGate(ports: readonly GatePort[]): Promise<void> {
+    this.#gate = ports
+    const part = this.#part()
+    // What a dead jail of this name left is replaced in the same transaction.
+    const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
+    await this.#nft.change([...stale, ...printTable(part)], listTable)
+    this.#mustBeIn(part, await this.#listing())
+  }
+
+  async pin(pins: readonly Pin[]): Promise<void> {
+    const elements = pins.map((pin) => this.#remember(pin))
+    if (elements.length === 0) return
+    // Added, deleted, added: a pin that stands already gets the new time on every kernel.
+    const commands = elements.flatMap((element) => {
+      const bare = printElement(tableName.uid, { kind: 'set', set: element.set, key: element.key })
+      return [`add ${bare}`, `delete ${bare}`, `add ${printElement(tableName.uid, element)}`]
+    })
+    await this.#nft.change(commands, `list counter ${table} ${jailNames(this.#plan.jail).overflow}`)
+  }
+
+  #remember(pin: Pin): Element {
+    const set = jailNames(this.#plan.jail).pins(pin.address.includes(':') ? 6 : 4, pin.grant)
+    const pins = this.#pins.get(set) ?? new Map<string, number>()
+    this.#pins.set(set, pins)
+    const now = this.#system.monotonic()
+    for (const [address, until] of pins) if (until <= now) pins.delete(address)
+    const until = Math.max(now + pin.seconds * 1000, pins.get(pin.address) ?? 0)
+    pins.set(pin.address, until)
+    return { kind: 'set', set, key: [pin.address], timeout: Math.ceil((until - now) / 1000) }
+  }
+
+  /** Pins that stand, for grants that `plan` still has unchanged, under their new names. */
+  #carriedPins(plan: NetworkPlan): Element[] {
+    const now = this.#system.monotonic()
+    const names = jailNames(plan.jail)
+    const carried = new Map<string, Map<string, number>>()
+    for (const grant of plan.pinned) {
+      const before = this.#plan.pinned.find(({ key }) => key === grant.key)
+      if (before === undefined) continue
+      for (const family of [4, 6] as const) {
+        const pins = this.#pins.get(names.pins(family, before.grant))
+        if (pins !== undefined) carried.set(names.pins(family, grant.grant), pins)
+      }
+    }
+    this.#pins.clear()
+    for (const [set, pins] of carried) this.#pins.set(set, pins)
+    return [...carried].flatMap(([set, pins]) =>
+      [...pins]
+        .filter(([, until]) => until > now)
+        .map(([address, until]): Element => ({
+          kind: 'set',
+          set,
+          key: [address],
+          timeout: Math.ceil((until - now) / 1000),
+        })),
+    )
+  }
+
+  async update(plan: NetworkPlan): Promise<void> {
+    const carried = this.#carriedPins(plan)
+    const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
+    this.#plan = plan
+    const part = this.#part()
+    const pins = carried.map((element) => `add ${printElement(tableName.uid, element)}`)
+    await this.#nft.change([...stale, ...printTable(part), ...pins], listTable)
+    this.#mustBeIn(part, await this.#listing())
+  }
+
+  async denials(): Promise<readonly Decision[]> {
+    const { suffix, overflow } = jailNames(this.#plan.jail)
+    const decisions: Decision[] = []
+    for (const family of [4, 6] as const) {
+      for (const kind of ['port', 'other'] as const) {
+        decisions.push(
+          ...this.#denials.read(
+            await this.#nft.list(`list set ${table} ${deniedSet(family, kind, suffix)}`),
+          ),
+        )
+      }
+    }
+    decisions.push(...this.#denials.read(await this.#nft.list(`list counter ${table} ${overflow}`)))
+    return decisions
+  }
+
+  async intact(): Promise<boolean> {
+    try {
+      const listing = await this.#listing()
+      const parts = [uidBase(this.#plan.range), this.#part()]
+      const deny = await this.#nft.list(`list table inet ${tableName.static}`)
+      return (
+        parts.every((part) => findDifference(part, listing, 'part') === undefined) &&
+        findDifference(staticTable(this.#plan.range), deny) === undefined &&
+        (await isGuardUp(this.#system, this.#place.nft, this.#place.guard, this.#plan.range))
+      )
+    } catch {
+      // A table that is gone is an error to nft, and the very thing asked about.
+      return false
+    }
+  }
+
+  async restore(): Promise<void> {
+    await ensureGuard(this.#system, this.#place.nft, this.#place.guard, this.#plan.range)
+    await restoreStatic(this.#nft, this.#plan.range)
+    await this.ensureBase()
+    await this.update(this.#plan)
+  }
+
+  async close(): Promise<void> {
+    const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
+    if (stale.length > 0) await this.#nft.change(stale, 'list tables')
+    await this.#nft.close()
+  }
+
+  #part(): Table {
+    return uidJail(this.#plan, this.#gate)
+  }
+
+  async #listing(): Promise<unknown> {
+    try {
+      return await this.#nft.list(listTable)
+    } catch (error) {
+      if (error instanceof JailError && error.message.includes('No such file'))
+        return { nftables: [] }
+      throw error
+    }
+  }
+
+  #mustBeIn(part: Table, listing: unknown): void {
+    const difference = findDifference(part, listing, 'part')
+    if (difference !== undefined)
+      throw new JailError('VERIFY_FAILED', `the rules are not in force: ${difference}`)
+  }
+}
+
+async function restoreStatic(nft: NftSession, range: UidRange): Promise<void> {
+  const wanted = staticTable(range)
+  const at = `inet ${tableName.static}`
+  // `add` before `delete`: the delete succeeds whether or not the table is there, in the same transaction.
+  const listing = await nft.change(
+    [`add table ${at}`, `delete table ${at}`, ...printTable(wanted)],
+    `list table ${at}`,
+  )
+  const difference = findDifference(wanted, listing)
+  if (difference !== undefined)
+    throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
+}
