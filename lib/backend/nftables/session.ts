@@ -44,7 +44,8 @@ class PipedNft implements NftSession {
     session.onErrorText((text) => {
       this.#errors += text
       // After an error the listing that acknowledges may fail too: it gets a moment, not the whole time-out.
-      setTimeout(() => this.#waiting?.(''), afterError).unref()
+      const waiting = this.#waiting
+      setTimeout(() => waiting?.(''), afterError).unref()
     })
     session.onExit(() => {
       this.#ended = true
