@@ -1,0 +1,301 @@
+/**
+ * All running jails -> the one ruleset of agentjail's anchor. Pure.
+ * Invariant: the last rules deny every TCP and UDP packet of the reserved uid range, and each jail's own
+ * rules end in a denial of its uid; what passes before them is what its policy grants, and nothing else.
+ *
+ * Why it looks as it does (pf.conf(5), xnu bsd/net/pf.c):
+ * - Every rule is quick: no later rule, ours or another anchor's, can overtake a denial.
+ * - Every pass is `no state`: pf looks up states before rules and a state knows no uid, so a stateful pass
+ *   would outlive its grant and its socket. Stateless, a withdrawn address is closed at the next packet.
+ * - Denials carry `port 1:65535`: pf does not test the user of fragments, but skips rules with ports for
+ *   them, so that nobody else's fragments (NAT of a virtual machine) are dropped. Port 0 never passes pf.
+ * - No ICMP rule: pf cannot tell whose an ICMP packet is, and other users' must not be cut.
+ */
+import type { Cidr } from '../../policy/types.js'
+import type { PfDirect, PfJail } from './jail.js'
+import { denyTable, directTable, label, selfTable } from './names.js'
+import type {
+  PfAddress,
+  PfEndpoint,
+  PfPort,
+  PfRedirect,
+  PfRule,
+  PfRuleset,
+  PfTable,
+} from './types.js'
+
+export interface UidRange {
+  /** Inclusive. */
+  readonly first: number
+  readonly last: number
+}
+
+/** `self`: the machine's own addresses, needed only where a jail is transparent. */
+export function compilePf(
+  jails: readonly PfJail[],
+  reserved: UidRange,
+  self: readonly string[] = [],
+): PfRuleset {
+  const transparent = jails.some((jail) => jail.gate.redirects.length > 0)
+  const selfAddresses = ['127.0.0.0/8', '::1', ...self]
+  return {
+    tables: [
+      ...(transparent ? [{ name: selfTable, addresses: [...new Set(selfAddresses)] }] : []),
+      ...jails.flatMap(tablesOf),
+    ],
+    redirects: jails.flatMap(redirectsOf),
+    rules: [...jails.flatMap(rulesOf), ...baseRules(reserved)],
+  }
+}
+
+function tablesOf(jail: PfJail): PfTable[] {
+  const tables = jail.direct.map(({ id, addresses }) => ({
+    name: directTable(jail.uid, id),
+    addresses: addresses.filter((address) => jail.ipv6 || !address.includes(':')),
+  }))
+  if (jail.denied.length > 0)
+    tables.push({ name: denyTable(jail.uid), addresses: [...jail.denied] })
+  return tables
+}
+
+/**
+ * Packets that a transparent jail's route-to sent to lo0. `rdr` cannot test the user; what tells them from
+ * everybody else's loopback traffic is that their destination is no address of this machine.
+ */
+function redirectsOf(jail: PfJail): PfRedirect[] {
+  return jail.gate.redirects.flatMap(({ port, to }) =>
+    loopbacks.map(({ family, cidr }) => ({
+      interface: 'lo0',
+      family,
+      proto: 'tcp' as const,
+      from: any,
+      to: { address: table(selfTable, true), port: is(port) },
+      target: { address: cidr.address, port: to },
+    })),
+  )
+}
+
+function rulesOf(jail: PfJail): PfRule[] {
+  return [
+    ...listenRules(jail),
+    noInboundConnections(jail),
+    ...gateRules(jail),
+    ...jail.loopback.connect.flatMap((port) => loopbackConnectRules(jail, port)),
+    ...deniedRules(jail),
+    ...jail.gate.redirects.flatMap(({ port }) => transparentRules(jail, port)),
+    ...jail.direct.flatMap((direct) => directRules(jail, direct)),
+    ...denials(jail.uid),
+  ]
+}
+
+/**
+ * `loopback.listen`: others on this machine may connect. What leaves from that port must carry ACK, or the
+ * jail could bind it and connect to any loopback service.
+ */
+function listenRules({ uid, loopback }: PfJail): PfRule[] {
+  return loopback.listen.flatMap((port) =>
+    loopbacks.flatMap(({ family, cidr }) => {
+      const here: PfEndpoint = { address: literal(cidr), port: is(port) }
+      const there: PfEndpoint = { address: literal(cidr) }
+      const common = {
+        ...onLoopback,
+        family,
+        proto: 'tcp',
+        user: user(uid),
+        state: 'none',
+      } as const
+      const name = label(uid, `listen-${String(port)}`)
+      return [
+        pass('in', { ...common, from: there, to: here, flags: 'any', label: name }),
+        pass('out', { ...common, from: here, to: there, flags: 'A/A', label: name }),
+      ]
+    }),
+  )
+}
+
+/** Stands before every rule that lets replies in, so that those need no test of flags. */
+function noInboundConnections({ uid }: PfJail): PfRule {
+  return block('in', {
+    proto: 'tcp',
+    from: any,
+    to: { ...any, port: allPorts },
+    user: user(uid),
+    flags: 'S/SA',
+    label: label(uid, 'deny-inbound'),
+  })
+}
+
+/** The jail reaches its own gate; nobody else does. */
+function gateRules({ uid, gate }: PfJail): PfRule[] {
+  const rules = loopbackService(uid, loopbacks[0], gate.proxy, 'gate')
+  const ports = [
+    { port: gate.proxy, at: [loopbacks[0]] },
+    ...gate.redirects.map(({ to }) => ({ port: to, at: loopbacks })),
+  ]
+  for (const { port, at } of ports)
+    for (const { family, cidr } of at)
+      rules.push(
+        block('out', {
+          ...onLoopback,
+          family,
+          proto: 'tcp',
+          from: any,
+          to: { address: literal(cidr), port: is(port) },
+          label: label(uid, 'gate-of-another'),
+        }),
+      )
+  return rules
+}
+
+function loopbackConnectRules({ uid }: PfJail, port: number): PfRule[] {
+  return loopbacks.flatMap((at) => loopbackService(uid, at, port, `connect-${String(port)}`))
+}
+
+/** To one loopback port and back: loopback packets are judged going out and again coming in. */
+function loopbackService(uid: number, at: Loopback, port: number, name: string): PfRule[] {
+  const service: PfEndpoint = { address: literal(at.cidr), port: is(port) }
+  const client: PfEndpoint = { address: literal(at.cidr) }
+  const common = {
+    ...onLoopback,
+    family: at.family,
+    proto: 'tcp',
+    user: user(uid),
+    flags: 'any',
+    state: 'none',
+    label: label(uid, name),
+  } as const
+  return [
+    pass('out', { ...common, from: client, to: service }),
+    pass('in', { ...common, from: service, to: client }),
+  ]
+}
+
+/** In both directions: a UDP socket would hear a denied address that a grant's range includes. */
+function deniedRules({ uid, denied }: PfJail): PfRule[] {
+  if (denied.length === 0) return []
+  const far: PfEndpoint = { address: table(denyTable(uid)), port: allPorts }
+  return (['tcp', 'udp'] as const).flatMap((proto) => {
+    const common = { proto, user: user(uid), label: label(uid, 'denied-cidr') } as const
+    return [
+      block('out', { ...common, from: any, to: far }),
+      block('in', { ...common, from: far, to: any }),
+    ]
+  })
+}
+
+/**
+ * Sends the jail's inspected port to lo0, where the redirect takes it to the gate. Not on lo0, or a service
+ * of somebody else on 127.0.0.1 would be reached; stateful, because replies carry the original destination.
+ */
+function transparentRules({ uid }: PfJail, port: number): PfRule[] {
+  return loopbacks.map(({ family, cidr }) =>
+    pass('out', {
+      interface: { name: 'lo0', not: true },
+      routeTo: { interface: 'lo0', address: cidr.address },
+      family,
+      proto: 'tcp',
+      from: any,
+      to: { ...any, port: is(port) },
+      user: user(uid),
+      flags: 'S/SA',
+      state: 'keep',
+      label: label(uid, `transparent-${String(port)}`),
+    }),
+  )
+}
+
+/** Not on lo0: the machine's own addresses are reached there, and they are loopback, not network. */
+function directRules(jail: PfJail, direct: PfDirect): PfRule[] {
+  const address = table(directTable(jail.uid, direct.id))
+  return direct.ports.flatMap((range) => {
+    const far: PfEndpoint = { address, port: portTest(range.first, range.last) }
+    const common = {
+      interface: { name: 'lo0', not: true },
+      // Without IPv6 the table holds no such address either; the rule says it once more.
+      ...(jail.ipv6 ? {} : { family: 4 as const }),
+      proto: direct.proto,
+      user: user(jail.uid),
+      ...(direct.proto === 'tcp' ? { flags: 'any' as const } : {}),
+      state: 'none',
+      label: label(jail.uid, direct.id),
+    } as const
+    return [
+      pass('out', { ...common, from: any, to: far }),
+      pass('in', { ...common, from: far, to: any }),
+    ]
+  })
+}
+
+function denials(uid: number): PfRule[] {
+  return (['out', 'in'] as const).flatMap((direction) =>
+    (['tcp', 'udp'] as const).map((proto) =>
+      block(direction, {
+        proto,
+        from: any,
+        to: { ...any, port: allPorts },
+        user: user(uid),
+        label: label(uid, `deny-${direction}-${proto}`),
+      }),
+    ),
+  )
+}
+
+/** A uid of the reserved range that runs no jail has no network at all. */
+function baseRules({ first, last }: UidRange): PfRule[] {
+  return (['out', 'in'] as const).flatMap((direction) =>
+    (['tcp', 'udp'] as const).map((proto) =>
+      block(direction, {
+        proto,
+        from: any,
+        to: { ...any, port: allPorts },
+        user: { kind: 'between', above: first - 1, below: last + 1 },
+        label: `aj:base:deny-${direction}-${proto}`,
+      }),
+    ),
+  )
+}
+
+interface Loopback {
+  readonly family: 4 | 6
+  readonly cidr: Cidr
+}
+
+const loopbacks: readonly [Loopback, Loopback] = [
+  { family: 4, cidr: { family: 4, address: '127.0.0.1', prefix: 32 } },
+  { family: 6, cidr: { family: 6, address: '::1', prefix: 128 } },
+]
+
+const any: PfEndpoint = { address: { kind: 'any' } }
+const allPorts: PfPort = { op: ':', first: 1, last: 65_535 }
+const onLoopback = { interface: { name: 'lo0', not: false } } as const
+
+type Rest = Omit<PfRule, 'action' | 'direction' | 'log'>
+
+function pass(direction: 'in' | 'out', rest: Rest): PfRule {
+  return { action: 'pass', direction, log: false, ...rest }
+}
+
+/** Logged, for the audit; `block return`, so that nothing hangs. */
+function block(direction: 'in' | 'out', rest: Rest): PfRule {
+  return { action: 'block', direction, log: true, ...rest }
+}
+
+function user(uid: number): { kind: 'is'; uid: number } {
+  return { kind: 'is', uid }
+}
+
+function literal(cidr: Cidr): PfAddress {
+  return { kind: 'cidr', cidr }
+}
+
+function table(name: string, not = false): PfAddress {
+  return { kind: 'table', name, not }
+}
+
+function is(port: number): PfPort {
+  return { op: '=', port }
+}
+
+function portTest(first: number, last: number): PfPort {
+  return first === last ? is(first) : { op: ':', first, last }
+}
