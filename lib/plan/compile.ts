@@ -1,0 +1,94 @@
+/**
+ * Policy + facts + request to plan. Pure; the straight path of everything `run` decides.
+ */
+import type { GatePolicy, ResolvedCredential } from '../gate/protocol.js'
+import type { Grant, Policy } from '../policy/types.js'
+import { jailEnvironment } from './environment.js'
+import { networkPlan } from './network.js'
+import type { Facts, Plan, RunRequest } from './types.js'
+
+/** The whole plan; `credentials` are those whose value was found (none for `plan` and `--dry-run`). */
+export function compilePlan(
+  policy: Policy,
+  facts: Facts,
+  request: RunRequest,
+  credentials: readonly ResolvedCredential[] = [],
+): Plan {
+  const effective = withSlots(policy, new Set(credentials.map(({ id }) => id)))
+  const { account, settings } = facts
+  return {
+    jail: request.jail,
+    policy: effective,
+    isolation: request.isolation,
+    account,
+    network: networkPlan(effective, {
+      jail: request.jail,
+      uid: account.uid,
+      range: settings.uidRange,
+      isolation: request.isolation,
+    }),
+    gate: gatePolicy(effective, credentials),
+    launch: {
+      jail: request.jail,
+      user: account,
+      command: request.command,
+      cwd: request.cwd,
+      env: jailEnvironment(effective, facts),
+      isolation: request.isolation,
+      fs: effective.fs,
+      limits: effective.limits,
+      userNamespaces: effective.userNamespaces,
+      resolvConf: resolvConf(),
+      hosts: hostsFile(facts.hostName),
+      protect: facts.protect,
+      caller: facts.caller,
+      without: [],
+    },
+  }
+}
+
+/**
+ * An optional credential with no value is an empty slot: its grants fall back to the server name alone,
+ * since rules without the key they belong to would only half hold.
+ */
+export function withSlots(policy: Policy, found: ReadonlySet<string>): Policy {
+  const empty = new Set(
+    [...policy.credentials.values()]
+      .filter(({ id, optional }) => optional && !found.has(id))
+      .map(({ id }) => id),
+  )
+  if (empty.size === 0) return policy
+  const grants = policy.grants.map((grant): Grant => {
+    if (grant.credential === undefined || !empty.has(grant.credential)) return grant
+    const { credential: _, ...rest } = grant
+    return { ...rest, inspect: 'sni', rules: [], access: 'full' }
+  })
+  const credentials = new Map([...policy.credentials].filter(([id]) => !empty.has(id)))
+  return { ...policy, grants, credentials }
+}
+
+/** What the gate enforces. */
+export function gatePolicy(policy: Policy, credentials: readonly ResolvedCredential[]): GatePolicy {
+  const { hosts, ...dns } = policy.dns
+  const { egressBytes } = policy.limits
+  return {
+    grants: policy.grants,
+    cidrs: policy.cidrs,
+    denies: policy.denies,
+    loopbackConnect: policy.loopback.connect,
+    ipv6: policy.ipv6,
+    report: policy.report,
+    dns: { ...dns, hosts: [...hosts] },
+    credentials,
+    ...(egressBytes === undefined ? {} : { egressBytes }),
+  }
+}
+
+/** Whatever address is asked, the gate answers; an empty search list keeps names as they were asked. */
+function resolvConf(): string {
+  return 'nameserver 127.0.0.1\nsearch .\noptions edns0 timeout:3 attempts:2\n'
+}
+
+function hostsFile(hostName: string): string {
+  return `127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n127.0.1.1 ${hostName}\n`
+}
