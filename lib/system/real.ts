@@ -5,7 +5,18 @@
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
-import { lstat, mkdir, open, readdir, readFile, rename, rm, unlink } from 'node:fs/promises'
+import {
+  lchown,
+  link,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  unlink,
+} from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { errnoCode, JailError } from '../errors.js'
@@ -36,6 +47,8 @@ export function realSystem(): System {
       await mkdir(path, { recursive: true, mode })
     },
     removeDir: (path) => rm(path, { recursive: true, force: true }),
+    chown: lchown,
+    claimFile: claimAtomically,
     list: async (path) => (await absentAsUndefined(readdir(path))) ?? [],
     lstat: statLink,
     kill: (pid, signal) => {
@@ -222,6 +235,30 @@ function byLine(stream: NodeJS.ReadableStream, listener: (line: string) => void)
 }
 
 async function writeAtomically(path: string, data: string, mode: number): Promise<void> {
+  await throughTemporary(path, data, mode, (temporary) => rename(temporary, path))
+}
+
+async function claimAtomically(path: string, data: string, mode: number): Promise<boolean> {
+  let claimed = true
+  await throughTemporary(path, data, mode, async (temporary) => {
+    try {
+      // link(2) fails where the name exists: the content is whole from the first instant.
+      await link(temporary, path)
+    } catch (error) {
+      if (errnoCode(error) !== 'EEXIST') throw error
+      claimed = false
+    }
+    await unlink(temporary)
+  })
+  return claimed
+}
+
+async function throughTemporary(
+  path: string,
+  data: string,
+  mode: number,
+  place: (temporary: string) => Promise<void>,
+): Promise<void> {
   const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
   const file = await open(
     temporary,
@@ -235,7 +272,7 @@ async function writeAtomically(path: string, data: string, mode: number): Promis
     } finally {
       await file.close()
     }
-    await rename(temporary, path)
+    await place(temporary)
   } catch (error) {
     await absentAsUndefined(unlink(temporary))
     throw new JailError(

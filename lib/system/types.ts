@@ -63,6 +63,10 @@ export interface System {
   removeFile(path: string): Promise<void>
   makeDir(path: string, mode: number): Promise<void>
   removeDir(path: string): Promise<void>
+  /** Never follows a link. */
+  chown(path: string, uid: number, gid: number): Promise<void>
+  /** Makes the file with this content unless it exists; false when it does. Atomic. */
+  claimFile(path: string, data: string, mode: number): Promise<boolean>
   list(path: string): Promise<readonly string[]>
   lstat(path: string): Promise<FileStat | undefined>
   kill(pid: number, signal: NodeJS.Signals): boolean

@@ -1,0 +1,258 @@
+/**
+ * Service users on Linux: made, checked and removed by the distribution's own tools.
+ * Invariant: an account is used only if it reads back as meant: its uid, no group but its own, no subordinate
+ * range, locked, expired, a home that is its own and 0700.
+ */
+import { JailError } from '../errors.js'
+import { accountComment, accountName } from '../plan/names.js'
+import type { JailName } from '../plan/names.js'
+import type { AccountFacts, Settings } from '../plan/types.js'
+import type { Argv, System } from '../system/types.js'
+import { groupsOf, hasSubordinateRange, parsePasswd } from './passwd.js'
+import type { PasswdEntry } from './passwd.js'
+
+export interface AccountTools {
+  readonly useradd: string
+  readonly userdel: string
+}
+
+export interface AccountRequest {
+  readonly jail: JailName
+  /** `--user`: an existing account may be used because it was named. */
+  readonly user?: string
+  readonly callerUid: number
+}
+
+/** What would be used or made; changes nothing. */
+export async function findAccount(
+  system: System,
+  settings: Settings,
+  request: AccountRequest,
+): Promise<AccountFacts> {
+  const entries = await passwdEntries(system)
+  const name = request.user ?? accountName(request.jail)
+  const entry = entries.find((one) => one.name === name)
+  if (entry === undefined) {
+    const uid = await freeUid(system, settings, entries)
+    return {
+      name: checkedName(name),
+      uid,
+      gid: uid,
+      home: `${settings.homeDir}/${request.jail}`,
+      exists: false,
+    }
+  }
+  refuseUnfit(entry, settings, request)
+  return { name, uid: entry.uid, gid: entry.gid, home: entry.home, exists: true }
+}
+
+function checkedName(name: string): string {
+  if (/^[a-z][a-z0-9-]{0,30}$/.test(name)) return name
+  throw new JailError('NAME_INVALID', `${JSON.stringify(name.slice(0, 40))} is not a user name`, {
+    hint: 'use a-z, 0-9 and hyphens, a letter first, 31 characters at most',
+  })
+}
+
+function refuseUnfit(entry: PasswdEntry, settings: Settings, request: AccountRequest): void {
+  const refuse = (why: string, hint: string): never => {
+    throw new JailError('ACCOUNT', `user ${entry.name} cannot be a jail's: ${why}`, { hint })
+  }
+  if (entry.uid === 0) refuse('it is root', 'leave --user away, or name another user')
+  if (entry.uid === request.callerUid)
+    refuse('it is the calling user', 'a jail needs a user of its own: leave --user away')
+  const { first, last } = settings.uidRange
+  if (entry.uid < first || entry.uid > last) {
+    refuse(
+      `its uid ${entry.uid} is outside the reserved range ${first}-${last}, which is what the firewall denies`,
+      'leave --user away, or give the user a uid of that range',
+    )
+  }
+  if (request.user === undefined && entry.comment !== accountComment(request.jail)) {
+    refuse(
+      "it exists and is not marked as agentjail's",
+      `name it with --user ${entry.name} if it shall be used`,
+    )
+  }
+}
+
+/** Makes it if need be, and checks it. Call it under the lock. */
+export async function ensureAccount(
+  system: System,
+  settings: Settings,
+  tools: AccountTools,
+  account: AccountFacts,
+  jail: JailName,
+): Promise<void> {
+  if (!account.exists) await createAccount(system, settings, tools, account, jail)
+  await checkAccount(system, account)
+  await ensureHome(system, settings, account)
+}
+
+async function createAccount(
+  system: System,
+  settings: Settings,
+  tools: AccountTools,
+  account: AccountFacts,
+  jail: JailName,
+): Promise<void> {
+  await must(system, 'make', [
+    tools.useradd,
+    '--system',
+    // Without it the last-login file grows to uid x 292 bytes.
+    '--no-log-init',
+    '--no-create-home',
+    '--user-group',
+    '--uid',
+    String(account.uid),
+    '--home-dir',
+    account.home,
+    '--shell',
+    '/usr/sbin/nologin',
+    // Locked by having no password, and expired: cron and at run nothing for an expired account.
+    '--expiredate',
+    '1970-01-02',
+    '--comment',
+    accountComment(jail),
+    '--',
+    account.name,
+  ])
+  // Never reused within a boot: a process of the old owner could still be there.
+  await system.writeFile(`${settings.stateDir}/last-uid`, `${account.uid}\n`, 0o600)
+}
+
+async function checkAccount(system: System, account: AccountFacts): Promise<void> {
+  const entry = (await passwdEntries(system)).find(({ name }) => name === account.name)
+  const wrong = (what: string): never => {
+    throw new JailError('ACCOUNT', `user ${account.name} is not fit for a jail: ${what}`, {
+      hint: `mend it, or remove it with: agentjail account remove ${account.name.replace(/^aj-/, '')}`,
+    })
+  }
+  if (entry?.uid !== account.uid)
+    return wrong(`its uid is ${entry?.uid ?? 'missing'} instead of ${account.uid}`)
+  const groups = groupsOf((await system.readFile('/etc/group')) ?? '', account.name)
+  if (groups.length > 0) wrong(`it is a member of ${groups.join(', ')}`)
+  for (const file of ['/etc/subuid', '/etc/subgid']) {
+    if (hasSubordinateRange((await system.readFile(file)) ?? '', account))
+      wrong(`${file} gives it further ids`)
+  }
+}
+
+async function ensureHome(
+  system: System,
+  settings: Settings,
+  account: AccountFacts,
+): Promise<void> {
+  const stat = await system.lstat(account.home)
+  if (stat === undefined) {
+    // Its parent is root's alone, so nobody can put a link in the way.
+    await system.makeDir(settings.homeDir, 0o755)
+    await system.makeDir(account.home, 0o700)
+    await system.chown(account.home, account.uid, account.gid)
+    return
+  }
+  if (stat.kind !== 'directory' || stat.uid !== account.uid || (stat.mode & 0o077) !== 0) {
+    throw new JailError(
+      'ACCOUNT',
+      `the home ${account.home} of ${account.name} is not its own 0700 directory`,
+      {
+        hint: `chown ${account.name}: ${account.home} && chmod 0700 ${account.home}`,
+      },
+    )
+  }
+}
+
+/** Accounts marked as agentjail's. */
+export async function listAccounts(system: System): Promise<PasswdEntry[]> {
+  return (await passwdEntries(system)).filter(({ comment }) => comment.startsWith('agentjail '))
+}
+
+/** Ends nothing: refuses while a process of the uid lives. Removes the account and its home. Under the lock. */
+export async function removeAccount(
+  system: System,
+  settings: Settings,
+  tools: AccountTools,
+  entry: PasswdEntry,
+): Promise<void> {
+  const alive = await system.processesOf(entry.uid)
+  if (alive.length > 0) {
+    throw new JailError(
+      'ACCOUNT',
+      `user ${entry.name} still has ${alive.length} processes (first: ${alive[0] ?? ''})`,
+      {
+        hint: 'end its jail first',
+      },
+    )
+  }
+  await must(system, 'remove', [tools.userdel, '--', entry.name])
+  if (entry.home.startsWith(`${settings.homeDir}/`)) await system.removeDir(entry.home)
+}
+
+/** The gate's user: outside the reserved range, no home, no shell. Made if absent; under the lock. */
+export async function ensureGateUser(
+  system: System,
+  settings: Settings,
+  tools: AccountTools,
+): Promise<{ uid: number; gid: number }> {
+  const find = async (): Promise<PasswdEntry | undefined> =>
+    (await passwdEntries(system)).find(({ name }) => name === settings.gateUser)
+  const before = await find()
+  if (before === undefined) {
+    const options = [
+      '--system',
+      '--no-log-init',
+      '--no-create-home',
+      '--user-group',
+      '--home-dir',
+      '/nonexistent',
+    ]
+    const shell = [
+      '--shell',
+      '/usr/sbin/nologin',
+      '--expiredate',
+      '1970-01-02',
+      '--comment',
+      'agentjail-gate',
+    ]
+    await must(system, 'make', [tools.useradd, ...options, ...shell, '--', settings.gateUser])
+  }
+  const entry = before ?? (await find())
+  const { first, last } = settings.uidRange
+  if (entry === undefined || entry.uid === 0 || (entry.uid >= first && entry.uid <= last)) {
+    throw new JailError('ACCOUNT', `the gate's user ${settings.gateUser} is missing or unfit`, {
+      hint: `it must be neither root nor in the reserved range ${first}-${last}`,
+    })
+  }
+  return { uid: entry.uid, gid: entry.gid }
+}
+
+async function must(system: System, verb: string, argv: Argv): Promise<void> {
+  // useradd waits for other writers of /etc/passwd for up to 15 seconds.
+  const result = await system.run(argv, { timeout: 30_000 })
+  if (result.code === 0) return
+  const name = argv.at(-1) ?? ''
+  throw new JailError(
+    'ACCOUNT',
+    `cannot ${verb} the user ${name}: ${result.stderr.trim().split('\n').at(-1) ?? ''}`,
+  )
+}
+
+async function freeUid(
+  system: System,
+  settings: Settings,
+  entries: readonly PasswdEntry[],
+): Promise<number> {
+  const { first, last } = settings.uidRange
+  const taken = new Set(entries.flatMap(({ uid, gid }) => [uid, gid]))
+  const lastUsed = Number(await system.readFile(`${settings.stateDir}/last-uid`)) || first - 1
+  const highest = Math.max(lastUsed, ...[...taken].filter((uid) => uid >= first && uid <= last))
+  for (let uid = highest + 1; uid <= last; uid++) if (!taken.has(uid)) return uid
+  for (let uid = first; uid <= last; uid++)
+    if (!taken.has(uid) && (await system.processesOf(uid)).length === 0) return uid
+  throw new JailError('ACCOUNT', `no free uid in the reserved range ${first}-${last}`, {
+    hint: 'remove accounts that are not needed: agentjail account list',
+  })
+}
+
+async function passwdEntries(system: System): Promise<PasswdEntry[]> {
+  return parsePasswd((await system.readFile('/etc/passwd')) ?? '')
+}

@@ -1,0 +1,44 @@
+/**
+ * passwd(5), group(5) and subid files as data. Pure.
+ */
+export interface PasswdEntry {
+  readonly name: string
+  readonly uid: number
+  readonly gid: number
+  readonly comment: string
+  readonly home: string
+  readonly shell: string
+}
+
+/** Lines that are not entries are passed over, as getpwent(3) does. */
+export function parsePasswd(text: string): PasswdEntry[] {
+  return text.split('\n').flatMap((line): PasswdEntry[] => {
+    const [name, , uid, gid, comment, home, shell] = line.split(':')
+    if (
+      name === undefined ||
+      shell === undefined ||
+      !/^[0-9]+$/.test(uid ?? '') ||
+      !/^[0-9]+$/.test(gid ?? '')
+    )
+      return []
+    return [
+      { name, uid: Number(uid), gid: Number(gid), comment: comment ?? '', home: home ?? '', shell },
+    ]
+  })
+}
+
+/** Names of groups that list this user as a member (its primary group does not). */
+export function groupsOf(text: string, user: string): string[] {
+  return text.split('\n').flatMap((line): string[] => {
+    const [name, , , members] = line.split(':')
+    return name !== undefined && (members ?? '').split(',').includes(user) ? [name] : []
+  })
+}
+
+/** Whether subuid(5) or subgid(5) gives this user a range. */
+export function hasSubordinateRange(text: string, user: { name: string; uid: number }): boolean {
+  return text.split('\n').some((line) => {
+    const owner = line.split(':', 1)[0]
+    return owner === user.name || owner === String(user.uid)
+  })
+}
