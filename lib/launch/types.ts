@@ -61,12 +61,16 @@ export interface Running {
   readonly commandPid: number | undefined
   /** Process id, on the host, of the jail's PID 1 (or of the supervisor in `basic`). */
   readonly initPid: number
+  /** One line each for the user: what the launch did otherwise than they might expect. */
+  readonly notes: readonly string[]
   /** Settles once the command ended and every process of its PID namespace is gone. */
   readonly ended: Promise<Ending>
   /** To the command alone. */
   signal(signal: NodeJS.Signals): void
   /** The command was stopped by a signal (Ctrl-Z), or continued. */
   onStopped(listener: (signal: NodeJS.Signals) => void): void
+  /** The command was continued. */
+  onContinued(listener: () => void): void
   /** PID 1 saw this signal too: it went to the whole process group, so it must not be forwarded. */
   onGroupSignal(listener: (signal: NodeJS.Signals) => void): void
   /** SIGKILL to everything in the jail. */

@@ -1,0 +1,51 @@
+/**
+ * What no workspace opens: files that other programs run or trust, and files that hold keys.
+ * Invariant: the decision is by name alone and pure; who walks and who mounts is elsewhere.
+ */
+
+/** `read-only`: visible, not writable. `hidden`: neither readable nor writable. */
+export type GuardKind = 'read-only' | 'hidden'
+
+/** Start-up files, editor and tool settings: programs run what stands in them. */
+const readOnlyNames = new Set([
+  ...['.bashrc', '.bash_profile', '.bash_login', '.bash_logout', '.bash_aliases', '.profile'],
+  ...['.zshrc', '.zshenv', '.zprofile', '.zlogin', '.zlogout', '.kshrc', '.cshrc', '.tcshrc'],
+  ...['.login', '.logout', '.inputrc', '.xprofile', '.xinitrc', '.xsession', '.xsessionrc'],
+  ...['.vimrc', '.gvimrc', '.exrc', '.nvimrc', '.vim', '.emacs', '.emacs.d', '.nanorc'],
+  ...['.dir-locals.el', '.gdbinit', '.lldbinit', '.envrc', '.direnv', '.tmux.conf', '.screenrc'],
+  ...['.vscode', '.idea', '.fleet', '.zed', '.devcontainer', '.mcp.json', '.ripgreprc'],
+  ...['.gitconfig', '.gitmodules', '.hgrc', '.hg', '.svn', '.bzr', '.jj', '.pijul'],
+  ...['.npmrc', '.yarnrc', '.yarnrc.yml', '.pypirc', '.curlrc', '.wgetrc', '.psqlrc', '.pdbrc'],
+  ...['.pythonrc', '.irbrc', '.Rprofile', '.husky', 'agentjail.yaml', '.agentjail'],
+])
+
+/** Keys and credentials. */
+const hiddenNames = new Set([
+  ...['.ssh', '.aws', '.gnupg', '.kube', '.docker', '.azure', '.netrc', '.pgpass', '.my.cnf'],
+  ...['.git-credentials', '.vault-token', '.boto', '.s3cfg', '.terraformrc', '.password-store'],
+  ...['.config/gcloud', '.config/gh', '.config/rclone', '.config/op', '.cargo/credentials'],
+  ...['.cargo/credentials.toml', '.terraform.d/credentials.tfrc.json', '.gem/credentials'],
+  ...['.mozilla', '.config/google-chrome', '.config/chromium', '.local/share/keyrings'],
+])
+
+/** Not walked into: large, and what they hold is run from inside the workspace anyway. */
+export const unwalkedNames: ReadonlySet<string> = new Set([
+  ...['node_modules', '.venv', 'venv', '__pycache__', 'target', '.cache', '.tox', '.git'],
+])
+
+/** `.env`, `.env.local`, ...; not the samples that repositories carry. */
+function isEnvFile(name: string): boolean {
+  return /^\.env(\.|$)/.test(name) && !/\.(example|sample|template|dist|defaults?)$/.test(name)
+}
+
+/** @param relative the path from the workspace's root, with `/` */
+export function guardOf(relative: string): GuardKind | undefined {
+  const parts = relative.split('/')
+  const name = parts.at(-1) ?? ''
+  const pair = parts.slice(-2).join('/')
+  if (isEnvFile(name) || hiddenNames.has(name) || hiddenNames.has(pair)) return 'hidden'
+  return readOnlyNames.has(name) ? 'read-only' : undefined
+}
+
+/** Inside a Git directory: settings and hooks name programs; `commondir` leads to other settings. */
+export const gitReadOnly = ['config', 'config.worktree', 'commondir', 'hooks'] as const

@@ -1,0 +1,137 @@
+/**
+ * The whole launch as data: the argv of the outer step, what goes down each pipe.
+ * Invariant: pure, and every program is preceded by its own options' end, so that nothing the user
+ * names can be read as an option.
+ */
+import { JailError } from '../errors.js'
+import type { MountPlan } from './mount-plan.js'
+import { blockedSignals, finalScript, initScript, outerScript } from './step-scripts.js'
+import { stepCalls, type Machine } from './syscall-numbers.js'
+import type { LaunchTools } from './launch-tools.js'
+import type { HardeningPiece, LaunchSpec } from './types.js'
+
+/** Descriptors of the outer step; from `firstFile` on one for each data file. */
+export const fds = { status: 3, control: 4, spec: 5, args: 6, filter: 7, firstFile: 8 } as const
+
+export interface LaunchPlan {
+  readonly program: string
+  readonly argv: readonly string[]
+  /** What is written to each descriptor, then closed. */
+  readonly inputs: ReadonlyMap<number, Buffer>
+  /** How many descriptors the child has. */
+  readonly descriptors: number
+}
+
+export interface PlanInput {
+  readonly spec: LaunchSpec
+  readonly tools: LaunchTools
+  readonly machine: Machine
+  readonly parentPid: number
+  /** Absent: `basic`. */
+  readonly mounts?: MountPlan
+  /** Classic BPF; absent: left out. */
+  readonly filter?: Buffer
+  /** `resource=value,...` by number of <sys/resource.h>. */
+  readonly rlimits: string
+  /** Files that the outer step writes its pid to. */
+  readonly cgroups: readonly string[]
+}
+
+export function planLaunch(input: PlanInput): LaunchPlan {
+  const { spec, tools, machine, mounts } = input
+  const out = new Set(spec.without)
+  const calls = Object.entries(stepCalls[machine])
+    .map(([name, number]) => `${name}=${String(number)}`)
+    .join(',')
+  const mask = String(blockedSignals)
+  const init = [
+    ...[tools.perl, '-e', initScript, '--', String(fds.status), calls, mask, String(fds.control)],
+    ...[input.filter === undefined ? '-1' : String(fds.filter)],
+    ...[input.rlimits === '' ? '-' : input.rlimits],
+    ...[tools.setpriv, ...credentials(spec, out), '--'],
+    ...[tools.perl, '-e', finalScript, '--', calls, String(fds.spec)],
+    ...[out.has('close-descriptors') ? '0' : '1'],
+  ]
+  const box = mounts === undefined ? plain(tools, out) : bubblewrap(tools)
+  const argv = [
+    ...['-e', outerScript, '--', String(fds.status), calls, mask],
+    ...[String(input.parentPid), String(spec.user.uid)],
+    ...input.cgroups.flatMap((file) => ['cgroup', file]),
+    ...(spec.netns === undefined || out.has('network') ? [] : ['netns', spec.netns]),
+    ...(mounts?.stage ?? []),
+    ...['exec', ...box, ...init],
+  ]
+  const inputs = new Map<number, Buffer>([[fds.spec, specBytes(spec)]])
+  if (input.filter !== undefined) inputs.set(fds.filter, input.filter)
+  mounts?.files.forEach(({ text }, n) => inputs.set(fds.firstFile + n, Buffer.from(text)))
+  if (mounts !== undefined) inputs.set(fds.args, nulEnded(bubblewrapOptions(mounts, out)))
+  return {
+    program: tools.perl,
+    argv,
+    inputs,
+    descriptors: fds.firstFile + (mounts?.files.length ?? 0),
+  }
+}
+
+/** setpriv's options; empty bounding set before the first exec: file capabilities survive otherwise. */
+function credentials(spec: LaunchSpec, out: ReadonlySet<HardeningPiece>): string[] {
+  return [
+    `--reuid=${String(spec.user.uid)}`,
+    `--regid=${String(spec.user.gid)}`,
+    out.has('groups') ? '--keep-groups' : '--clear-groups',
+    ...(out.has('capabilities')
+      ? []
+      : ['--inh-caps=-all', '--ambient-caps=-all', '--bounding-set=-all']),
+    ...(out.has('no-new-privs') ? [] : ['--no-new-privs']),
+  ]
+}
+
+function bubblewrap(tools: LaunchTools): string[] {
+  if (tools.bwrap === undefined) {
+    throw new JailError('TOOL_MISSING', 'bubblewrap is not installed', {
+      hint: 'install bubblewrap (apt-get install bubblewrap), or accept less with --isolation basic',
+    })
+  }
+  return [tools.bwrap, '--args', String(fds.args), '--']
+}
+
+function bubblewrapOptions(mounts: MountPlan, out: ReadonlySet<HardeningPiece>): string[] {
+  return [
+    '--die-with-parent',
+    ...(out.has('pid-namespace') ? [] : ['--unshare-pid', '--as-pid-1']),
+    ...(out.has('ipc-namespace') ? [] : ['--unshare-ipc']),
+    ...['--unshare-uts', '--unshare-cgroup-try'],
+    ...mounts.bwrap,
+    ...mounts.files.flatMap(({ path }, n) => [
+      ...['--perms', '0644', '--ro-bind-data', String(fds.firstFile + n), path],
+    ]),
+    ...mounts.seal,
+  ]
+}
+
+/** Without bubblewrap: processes and IPC are still apart, files are not. */
+function plain(tools: LaunchTools, out: ReadonlySet<HardeningPiece>): string[] {
+  return [
+    tools.unshare,
+    ...(out.has('pid-namespace')
+      ? []
+      : ['--pid', '--fork', '--kill-child=SIGKILL', '--mount-proc']),
+    ...(out.has('ipc-namespace') ? [] : ['--ipc']),
+    ...['--uts', '--'],
+  ]
+}
+
+function specBytes(spec: LaunchSpec): Buffer {
+  const variables = [...spec.env].map(([name, value]) => `${name}=${value}`)
+  return nulEnded([spec.cwd, String(variables.length), ...variables, ...spec.command])
+}
+
+function nulEnded(fields: readonly string[]): Buffer {
+  const bad = fields.find((field) => field.includes('\0'))
+  if (bad !== undefined) {
+    throw new JailError('USAGE', 'an argument, variable or path contains a NUL character', {
+      hint: 'no program can be given one: take it out',
+    })
+  }
+  return Buffer.from(fields.map((field) => `${field}\0`).join(''))
+}

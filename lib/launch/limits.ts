@@ -1,0 +1,23 @@
+/**
+ * The policy's limits as resource limits of the command (prlimit(2)).
+ * Invariant: core dumps are off whatever the policy says.
+ */
+import type { Limits } from '../policy/types.js'
+
+/** <asm-generic/resource.h> */
+const resource = { data: 2, core: 4, nproc: 6, nofile: 7 } as const
+
+/** `resource=value,...`. Memory by RLIMIT_DATA: RLIMIT_AS would stop programs that only reserve addresses. */
+export function rlimits(limits: Limits): string {
+  const list: [number, number | undefined][] = [
+    [resource.core, 0],
+    [resource.nproc, limits.pids],
+    [resource.nofile, limits.openFiles],
+    [resource.data, limits.memory],
+  ]
+  return list
+    .flatMap(([number, value]) =>
+      value === undefined ? [] : [`${String(number)}=${String(Math.floor(value))}`],
+    )
+    .join(',')
+}

@@ -1,0 +1,233 @@
+/**
+ * Looks at the host's file system before a launch: which system directories there are, where
+ * resolv.conf and the CA bundles really lie, which trees are to be shown and what to guard in them.
+ * Invariant: reads only; every path it returns is canonical (no symbolic link in it).
+ */
+import {
+  accessSync,
+  constants,
+  lstatSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  statSync,
+} from 'node:fs'
+import { basename, dirname, isAbsolute, join, normalize, resolve } from 'node:path'
+import { JailError } from '../errors.js'
+import { isUnder, systemTops, toolPrefix, workspaceRefusal } from './places.js'
+import type { LaunchSpec } from './types.js'
+import { walkTree, type Guard } from './workspace-walk.js'
+
+/** A tree of the host that the jail sees. */
+export interface Tree {
+  readonly path: string
+  readonly mode: 'ro' | 'rw'
+  readonly directory: boolean
+  /** The caller's uid on disk appears as the service user's inside, and the other way round. */
+  readonly idmap: boolean
+  readonly guards: readonly Guard[]
+}
+
+export interface MountFacts {
+  /** /usr, /bin, ...: a directory, or a link and its text. */
+  readonly tops: readonly { readonly path: string; readonly link?: string }[]
+  /** Parts of /var that programs read. */
+  readonly shown: readonly string[]
+  readonly trees: readonly Tree[]
+  /** Existing paths that the policy or agentjail itself hides. */
+  readonly denied: readonly { readonly path: string; readonly directory: boolean }[]
+  /** Where the file of that name really lies; absent: the system has none. */
+  readonly resolvConf?: string
+  readonly hosts?: string
+  readonly nsswitch?: string
+  readonly caBundles: readonly string[]
+  /** Text of the system's CA bundle; empty: none. */
+  readonly caText: string
+  /** For the user: what is not as they might expect. */
+  readonly notes: readonly string[]
+}
+
+/** Debian and Alpine, Fedora and its kin, openSUSE, OpenSSL's default on Alpine. */
+const caPaths = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
+  '/etc/ssl/ca-bundle.pem',
+  '/var/lib/ca-certificates/ca-bundle.pem',
+  '/etc/ssl/cert.pem',
+]
+const shownPaths = ['/var/lib/dpkg', '/var/lib/ca-certificates', '/var/cache/fontconfig']
+
+/** @throws JailError LAUNCH where a path of the policy cannot be shown. */
+export function probeMounts(spec: LaunchSpec): MountFacts {
+  const notes: string[] = []
+  const tops = systemTops.flatMap((path) => {
+    const stat = lstatOf(path)
+    if (stat?.isSymbolicLink() === true) return [{ path, link: readlinkSync(path) }]
+    return stat?.isDirectory() === true ? [{ path }] : []
+  })
+  const caBundles =
+    spec.extraCa === undefined ? [] : [...new Set(caPaths.flatMap((path) => existing(path)))]
+  const first = caBundles[0]
+  return {
+    tops,
+    shown: shownPaths.filter((path) => lstatOf(path)?.isDirectory() === true),
+    trees: trees(spec, notes),
+    denied: ['/etc/agentjail', ...spec.fs.deny.map((path) => place(spec, path))].flatMap((path) =>
+      existing(path).map((real) => ({ path: real, directory: statSync(real).isDirectory() })),
+    ),
+    ...optional('resolvConf', fileTarget('/etc/resolv.conf')),
+    ...optional('hosts', existing('/etc/hosts')[0]),
+    ...optional('nsswitch', existing('/etc/nsswitch.conf')[0]),
+    caBundles,
+    caText: first === undefined ? '' : readFileSync(first, 'utf8'),
+    notes,
+  }
+}
+
+/** The policy's path made absolute: `~/x` below the service user's home, `x` below the working directory. */
+export function place(spec: LaunchSpec, path: string): string {
+  if (path === '~' || path.startsWith('~/')) return join(spec.user.home, path.slice(1))
+  return normalize(resolve(spec.cwd, path)).replace(/(.)\/+$/, '$1')
+}
+
+function trees(spec: LaunchSpec, notes: string[]): Tree[] {
+  const wanted = new Map<string, 'ro' | 'rw'>()
+  const want = (path: string, mode: 'ro' | 'rw'): void => {
+    if (wanted.get(path) !== 'rw') wanted.set(path, mode)
+  }
+  const named = (path: string): string => {
+    const real = existing(place(spec, path))[0]
+    if (real !== undefined) return real
+    throw new JailError('LAUNCH', `fs: ${path}: there is no such file or directory`, {
+      hint: 'make it first, or take it out of the policy',
+    })
+  }
+  const writes = spec.fs.write.map(named)
+  const reads = spec.fs.read.map(named)
+  for (const path of tool(spec)) want(path, 'ro')
+  for (const path of reads) want(path, 'ro')
+  const cwd = existing(spec.cwd)[0]
+  if (cwd === undefined) {
+    throw new JailError('LAUNCH', `the working directory ${spec.cwd} does not exist`)
+  }
+  const refusal = workspaceRefusal(cwd, homes())
+  if (writes.length > 0) {
+    for (const path of writes) want(path, 'rw')
+    if (refusal === undefined) want(cwd, 'ro')
+  } else if (refusal === undefined) {
+    want(cwd, 'rw')
+  } else if (!isUnder(cwd, spec.user.home)) {
+    notes.push(`${cwd} ${refusal}: the command cannot write there`)
+  }
+  const keep = new Set([...writes, ...reads])
+  return [...wanted]
+    .filter(([path, mode]) => !isUnder(path, spec.user.home) && (mode === 'rw' || !isShown(path)))
+    .filter(
+      ([path, mode]) =>
+        ![...wanted].some(([other, m]) => other !== path && isUnder(path, other) && m === mode),
+    )
+    .sort(([a], [b]) => a.length - b.length)
+    .map(([path, mode]) => tree(spec, path, mode, keep, notes))
+}
+
+function tree(
+  spec: LaunchSpec,
+  path: string,
+  mode: 'ro' | 'rw',
+  named: ReadonlySet<string>,
+  notes: string[],
+): Tree {
+  const stat = statSync(path)
+  const directory = stat.isDirectory()
+  const guards: Guard[] = []
+  if (directory) {
+    const walk = walkTree(path, named)
+    guards.push(...walk.guards.filter((guard) => mode === 'rw' || guard.kind === 'hidden'))
+    if (walk.cut) notes.push(`${path} is large: protected names deep inside it are not looked for`)
+  }
+  if (mode === 'rw') guards.push(...protect(spec, path))
+  return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards }
+}
+
+/** agentjail's own files inside a writable tree. */
+function protect(spec: LaunchSpec, root: string): Guard[] {
+  return spec.protect.flatMap((given): Guard[] =>
+    existing(given).flatMap((path): Guard[] => {
+      if (isUnder(root, path)) return [{ kind: 'read-only', path: '.', directory: true }]
+      if (!isUnder(path, root)) return []
+      const directory = statSync(path).isDirectory()
+      return [{ kind: 'read-only', path: path.slice(root.length).replace(/^\//, ''), directory }]
+    }),
+  )
+}
+
+/** Where the command's own program lies, when that is not a system directory (nvm, pyenv, ~/bin). */
+function tool(spec: LaunchSpec): string[] {
+  const name = spec.command[0]
+  const found = name.includes('/')
+    ? [resolve(spec.cwd, name)]
+    : (spec.env.get('PATH') ?? '').split(':').map((dir) => join(dir, name))
+  const file = found.find((path) => isAbsolute(path) && isRunnable(path))
+  if (file === undefined) return []
+  const real = existing(file)[0]
+  const known = homes()
+  return [file, ...(real === undefined ? [] : [real])]
+    .flatMap((path) => existing(dirname(path)).map((dir) => join(dir, basename(path))))
+    .filter((path) => !isUnder(path, spec.cwd) && !isShown(path))
+    .map((path) => toolPrefix(path, known))
+}
+
+function isShown(path: string): boolean {
+  return systemTops.some((top) => isUnder(path, top))
+}
+
+function isRunnable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK)
+    return statSync(path).isFile()
+  } catch {
+    return false
+  }
+}
+
+/** Home directories of root and of people (uid 1000 and up), from /etc/passwd. */
+function homes(): ReadonlySet<string> {
+  const fields = readFileSync('/etc/passwd', 'utf8')
+    .split('\n')
+    .map((line) => line.split(':'))
+  const people = fields.filter(([, , uid]) => uid === '0' || Number(uid) >= 1000)
+  return new Set(people.flatMap((field) => field[5] ?? []).filter((dir) => dir.startsWith('/')))
+}
+
+/** The real path of what exists; else nothing. */
+function existing(path: string): string[] {
+  try {
+    return [realpathSync(path)]
+  } catch {
+    return []
+  }
+}
+
+/** Where a file would be, also where its link leads to something that is not there now. */
+function fileTarget(path: string): string | undefined {
+  let at = path
+  for (let hops = 0; hops < 8; hops++) {
+    const dir = existing(dirname(at))[0]
+    if (dir === undefined) return at === path ? undefined : normalize(at)
+    const inDir = join(dir, basename(at))
+    const stat = lstatOf(inDir)
+    if (stat === undefined) return inDir === path ? undefined : inDir
+    if (!stat.isSymbolicLink()) return inDir
+    at = resolve(dir, readlinkSync(inDir))
+  }
+  return undefined
+}
+
+function lstatOf(path: string): ReturnType<typeof lstatSync> | undefined {
+  return lstatSync(path, { throwIfNoEntry: false })
+}
+
+function optional<K extends string>(key: K, value: string | undefined): Partial<Record<K, string>> {
+  return value === undefined ? {} : ({ [key]: value } as Record<K, string>)
+}

@@ -1,0 +1,170 @@
+/**
+ * What the jail's file system is, as bwrap's arguments and as operations of the outer step.
+ * Invariant: pure; the root is an empty tmpfs, so what is not named here is not there.
+ */
+import { ancestorsOf } from './workspace-walk.js'
+import type { MountFacts, Tree } from './mount-facts.js'
+import type { LaunchSpec } from './types.js'
+
+/** A file that bwrap makes from a descriptor. */
+export interface DataFile {
+  readonly path: string
+  readonly text: string
+}
+
+export interface MountPlan {
+  /** For the outer step, before bwrap. */
+  readonly stage: readonly string[]
+  /** For bwrap, after its namespace options; `files` follow as --ro-bind-data in this order. */
+  readonly bwrap: readonly string[]
+  readonly files: readonly DataFile[]
+  /** After the files: what is sealed. */
+  readonly seal: readonly string[]
+}
+
+/** Where the two CA files lie inside. */
+export const caPath = '/run/agentjail/ca.crt'
+export const caBundlePath = '/run/agentjail/ca-bundle.crt'
+
+const megabyte = 1024 * 1024
+/** Bytes of the private /tmp, /var/tmp and /dev/shm each, where the policy sets no limit. */
+const defaultTmp = 1024 * megabyte
+const runSize = 16 * megabyte
+
+/** The rest of nsswitch.conf is of no use to an account without a network of its own. */
+const nsswitch = `passwd: files
+group: files
+shadow: files
+hosts: files dns
+networks: files
+protocols: files
+services: files
+ethers: files
+rpc: files
+netgroup: files
+`
+
+/** @param staging a directory of root's; the outer step mounts a tmpfs of its own there. */
+export function planMounts(
+  spec: LaunchSpec,
+  facts: MountFacts,
+  staging: string,
+  options: { readonly idmap: boolean; readonly roots: string },
+): MountPlan {
+  const tmp = String(spec.limits.tmp ?? defaultTmp)
+  const scratch = (path: string, size = tmp): string[] => [
+    ...['--perms', '1777', '--size', size, '--tmpfs', path],
+  ]
+  const bwrap = [
+    ...facts.tops.flatMap(({ path, link }) =>
+      link === undefined ? ['--ro-bind', path, path] : ['--symlink', link, path],
+    ),
+    ...['--proc', '/proc', '--dev', '/dev', ...scratch('/dev/shm')],
+    ...[...scratch('/tmp'), ...scratch('/var/tmp')],
+    ...['--perms', '0755', '--size', String(runSize), '--tmpfs', '/run'],
+    ...['--symlink', '/run', '/var/run', '--symlink', '/run/lock', '/var/lock'],
+    ...directories([
+      ...['/home/', '/root/', '/srv/', '/mnt/', '/media/', '/var/log/', '/var/cache/', '/var/lib/'],
+      ...[...facts.shown, ...facts.trees.map(({ path }) => path), spec.user.home, `${spec.cwd}/`],
+      ...['/run/agentjail/', '/run/lock/', facts.resolvConf ?? '/'],
+    ]),
+    ...facts.shown.flatMap((path) => ['--ro-bind', path, path]),
+    ...['--bind', spec.user.home, spec.user.home],
+    ...facts.trees.flatMap((tree, n) => ['--bind', `${staging}/${String(n)}`, tree.path]),
+    ...facts.denied.flatMap(({ path, directory }) => [
+      ...['--ro-bind', `${staging}/${directory ? 'empty' : 'none'}`, path],
+    ]),
+  ]
+  return {
+    stage: [
+      ...['staging', staging],
+      ...(options.idmap ? ['idmap', ...idMaps(spec)] : []),
+      ...facts.trees.flatMap((tree, n) => stageTree(spec, tree, String(n), options.idmap)),
+    ],
+    bwrap,
+    files: files(spec, facts, options.roots),
+    seal: ['--remount-ro', '/', '--chdir', '/'],
+  }
+}
+
+/** bwrap makes missing parents itself, but with 0700. Here: every directory above a path, parents first. */
+function directories(paths: readonly string[]): string[] {
+  const all = new Set<string>()
+  for (const path of paths) {
+    const parts = path.split('/').slice(1, -1)
+    for (let n = 1; n <= parts.length; n++) all.add(`/${parts.slice(0, n).join('/')}`)
+  }
+  return [...all].sort((a, b) => a.length - b.length).flatMap((path) => ['--dir', path])
+}
+
+function stageTree(spec: LaunchSpec, tree: Tree, n: string, idmap: boolean): string[] {
+  const guards = tree.guards
+  const gid = String(spec.caller.gid)
+  return [
+    ...['stage', n, tree.path, tree.mode, idmap && tree.idmap ? 'idmap' : 'plain'],
+    ...guards.flatMap(({ make, path }) =>
+      make === true ? ['make-dir', n, path, String(spec.caller.uid), gid] : [],
+    ),
+    ...ancestorsOf(guards).flatMap((path) => ['pin', n, path]),
+    ...guards.flatMap(({ kind, path, directory }) => [
+      ...[kind === 'read-only' ? 'ro' : directory ? 'hide-dir' : 'hide-file', n, path],
+    ]),
+  ]
+}
+
+function files(spec: LaunchSpec, facts: MountFacts, roots: string): DataFile[] {
+  const list: DataFile[] = []
+  const add = (path: string | undefined, text: string): void => {
+    if (path !== undefined) list.push({ path, text })
+  }
+  add(facts.resolvConf, spec.resolvConf)
+  add(facts.hosts, spec.hosts)
+  add(facts.nsswitch, nsswitch)
+  if (spec.extraCa !== undefined) {
+    const merged = `${facts.caText || roots}\n${spec.extraCa}\n`
+    add(caPath, spec.extraCa)
+    add(caBundlePath, merged)
+    for (const path of facts.caBundles) add(path, merged)
+  }
+  return list
+}
+
+/** Variables that lead the usual programs to the extra CA; Node adds to its own roots, others replace theirs. */
+export const caVariables: ReadonlyMap<string, string> = new Map([
+  ['NODE_EXTRA_CA_CERTS', caPath],
+  ['SSL_CERT_FILE', caBundlePath],
+  ['REQUESTS_CA_BUNDLE', caBundlePath],
+  ['CURL_CA_BUNDLE', caBundlePath],
+  ['GIT_SSL_CAINFO', caBundlePath],
+  ['PIP_CERT', caBundlePath],
+  ['CARGO_HTTP_CAINFO', caBundlePath],
+  ['AWS_CA_BUNDLE', caBundlePath],
+  ['DENO_CERT', caPath],
+])
+
+/**
+ * Lines of uid_map and gid_map for mount_setattr(2): on disk the caller, inside the service user;
+ * all other ids as they are.
+ */
+export function idMaps(spec: LaunchSpec): [string, string] {
+  return [idMap(spec.caller.uid, spec.user.uid), idMap(spec.caller.gid, spec.user.gid)]
+}
+
+/** 2^32 - 1 is no id. */
+const idCount = 4_294_967_295
+
+export function idMap(onDisk: number, inside: number): string {
+  if (onDisk === inside) return `0 0 ${String(idCount)}\n`
+  const low = Math.min(onDisk, inside)
+  const high = Math.max(onDisk, inside)
+  const ranges: [number, number, number][] = [
+    [0, 0, low],
+    [onDisk, inside, 1],
+    [low + 1, low + 1, high - low - 1],
+    [high + 1, high + 1, idCount - high - 1],
+  ]
+  return ranges
+    .filter(([, , count]) => count > 0)
+    .map((range) => `${range.join(' ')}\n`)
+    .join('')
+}

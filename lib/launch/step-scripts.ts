@@ -1,0 +1,326 @@
+/**
+ * The three steps of the launch that run as programs of their own, in perl (perl-base is part of
+ * every Debian; about 2 ms each). They load no module and see no variable of the command.
+ *
+ *   outer  root, host       joins cgroups and the network, stages mounts, then becomes bwrap
+ *   init   root, PID 1      loads seccomp, forks the command's child, reaps, reports, ends with the warden
+ *   final  service user     sets variables and directory, closes descriptors, becomes the command
+ *
+ * Invariant: they are constant text; everything that varies reaches them as argv or on a pipe, as data.
+ * Signals are blocked, not ignored, from the first step on: a Ctrl-C during the launch is neither lost
+ * nor fatal to bwrap, and PID 1 reads it from a signalfd.
+ */
+
+/** All signals but KILL, STOP and those that a fault raises (ILL TRAP ABRT BUS FPE SEGV SYS). */
+export const blockedSignals: bigint = (() => {
+  let mask = (1n << 64n) - 1n
+  for (const n of [4, 5, 6, 7, 8, 9, 11, 19, 31]) mask &= ~(1n << BigInt(n - 1))
+  return mask
+})()
+
+/** Common head: a status line to the warden, and the end. */
+const head = String.raw`
+use strict;
+my ($status, %nr);
+sub report { syswrite $status, "$_[0]\n" }
+sub refuse { report("error $_[0]"); exit 125 }
+sub arguments {
+  open $status, '>&=', shift @ARGV or exit 125;
+  %nr = split /[=,]/, shift @ARGV;
+}
+sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
+`
+
+/**
+ * argv: STATUS_FD CALLS MASK PARENT_PID JAIL_UID, then operations, then `exec` and the program.
+ * Operations: `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
+ * `stage N PATH (rw|ro) (idmap|plain)`, `pin N REL`, `ro N REL`, `hide-file N REL`, `hide-dir N REL`,
+ * `make-dir N REL UID GID`.
+ */
+export const outerScript: string =
+  head +
+  String.raw`
+arguments();
+my $mask = shift @ARGV; my $parent = shift @ARGV; my $user = shift @ARGV;
+call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or refuse("signal mask: $!");
+call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
+getppid() == $parent or refuse('the warden has ended');
+call('keyctl', 1, 0, 0, 0, 0);
+
+for my $fd (0 .. 2) {
+  my $to = readlink "/proc/self/fd/$fd";
+  next unless defined $to;
+  my $h = (\*STDIN, \*STDOUT, \*STDERR)[$fd];
+  refuse("descriptor $fd is a directory") if -d $h;
+  if (-S $h) {
+    my $family = unpack 'S', getsockname($h) // pack 'S', 0;
+    refuse("descriptor $fd is a network socket (family $family)") if $family != 1;
+    my $peer = getpeername $h;
+    refuse("descriptor $fd is connected to the service " . join '', grep /[ -~]/, split //, substr $peer, 2)
+      if defined $peer && length $peer > 2;
+  }
+  chown $user, -1, $h if $to =~ /^pipe:/;
+}
+
+sub path_fd {
+  my ($dir, $path, $resolve) = @_;
+  my $fd = call(437, $dir, "$path\0", pack('QQQ', 0x280000, 0, $resolve), 24);
+  return $fd;
+}
+sub clone_tree {
+  my ($fd, $flags) = @_;
+  my $tree = call(428, $fd, "\0", 0x1000 | 0x80000 | 1 | $flags);
+  $tree >= 0 or refuse("open_tree: $!");
+  return $tree;
+}
+sub attach {
+  my ($tree, $fd, $what) = @_;
+  call(429, $tree, "\0", $fd, "\0", 0x44) == 0 or refuse("mount $what: $!");
+}
+my ($staging, $userns, %top, $empty);
+my ($uid_map, $gid_map);
+sub userns {
+  return $userns if defined $userns;
+  pipe my $r, my $w or refuse("pipe: $!");
+  pipe my $r2, my $w2 or refuse("pipe: $!");
+  my $pid = fork // refuse("fork: $!");
+  if (!$pid) {
+    close $r; close $w2;
+    exit 1 if call('unshare', 0x10000000) != 0;
+    syswrite $w, 'x'; sysread $r2, my $x, 1; exit 0;
+  }
+  close $w; close $r2;
+  my $ok = sysread $r, my $x, 1;
+  for my $f (['uid_map', $uid_map], ['gid_map', $gid_map]) {
+    last unless $ok;
+    $ok = 0 unless open my $h, '>', "/proc/$pid/$f->[0]";
+    $ok = 0 unless $ok && syswrite $h, $f->[1];
+  }
+  open $userns, '<', "/proc/$pid/ns/user" or $ok = 0;
+  close $w2; waitpid $pid, 0;
+  $ok or refuse("idmap: no user namespace: $!");
+  return $userns;
+}
+sub inside {
+  my ($n, $rel) = @_;
+  my $fd = path_fd($top{$n}, $rel, 0x0c);
+  refuse("$rel changed during the launch: $!") if $fd < 0;
+  return $fd;
+}
+
+my %do = (
+  cgroup => sub {
+    open my $h, '>', $_[0] or refuse("cgroup $_[0]: $!");
+    syswrite $h, "$$\n" or refuse("cgroup $_[0]: $!");
+  },
+  netns => sub {
+    open my $h, '<', $_[0] or refuse("network namespace: $!");
+    call('setns', fileno $h, 0x40000000) == 0 or refuse("network namespace: $!");
+  },
+  staging => sub {
+    $staging = $_[0];
+    call('unshare', 0x20000) == 0 or refuse("mount namespace: $!");
+    call('mount', "none\0", "/\0", 0, 0x4000 | 0x80000, 0) == 0 or refuse("mount namespace: $!");
+    call('mount', "tmpfs\0", "$staging\0", "tmpfs\0", 6, "mode=0700,size=64k\0") == 0
+      or refuse("staging: $!");
+    mkdir "$staging/empty", 0 or refuse("staging: $!");
+    open my $h, '>', "$staging/none" or refuse("staging: $!");
+    chmod 0, "$staging/none", "$staging/empty";
+  },
+  idmap => sub { ($uid_map, $gid_map) = @_ },
+  stage => sub {
+    my ($n, $path, $mode, $ids) = @_;
+    my $fd = path_fd(-100, $path, 0x04);
+    refuse("$path changed during the launch: $!") if $fd < 0;
+    my $tree = clone_tree($fd, 0x8000);
+    if ($ids eq 'idmap') {
+      my $attr = pack 'QQQQ', 0x100000, 0, 0, fileno userns();
+      call(442, $tree, "\0", 0x9000, $attr, 32) == 0 or refuse("idmap $path: $!");
+    }
+    my $set = pack 'QQQQ', 6 | ($mode eq 'ro' ? 1 : 0), 0, 0, 0;
+    call(442, $tree, "\0", 0x9000, $set, 32) == 0 or refuse("mount $path: $!");
+    my $is_dir = -d "/proc/self/fd/$fd";
+    if ($is_dir) { mkdir "$staging/$n", 0700 or refuse("staging: $!") }
+    else { open my $h, '>', "$staging/$n" or refuse("staging: $!") }
+    my $at = path_fd(-100, "$staging/$n", 0x04);
+    attach($tree, $at, $path);
+    $top{$n} = path_fd(-100, "$staging/$n", 0x04);
+  },
+  pin => sub {
+    my $fd = inside(@_);
+    attach(clone_tree($fd, 0x8000), $fd, $_[1]);
+  },
+  ro => sub {
+    my $fd = inside(@_);
+    my $tree = clone_tree($fd, 0x8000);
+    call(442, $tree, "\0", 0x9000, pack('QQQQ', 1, 0, 0, 0), 32) == 0 or refuse("read-only $_[1]: $!");
+    attach($tree, $fd, $_[1]);
+  },
+  'hide-dir' => sub { cover($_[0], $_[1], 'empty') },
+  'hide-file' => sub { cover($_[0], $_[1], 'none') },
+  'make-dir' => sub {
+    my ($n, $rel, $uid, $gid) = @_;
+    my ($parent, $leaf) = $rel =~ m{^(.*)/([^/]+)$} ? ($1, $2) : ('.', $rel);
+    my $fd = inside($n, $parent);
+    my $at = "/proc/self/fd/$fd/$leaf";
+    chown $uid, $gid, $at if mkdir $at, 0755;
+    refuse("$rel changed during the launch") if -l $at;
+  },
+);
+sub cover {
+  my ($n, $rel, $what) = @_;
+  my $fd = inside($n, $rel);
+  my $tree = clone_tree(path_fd(-100, "$staging/$what", 0x04), 0);
+  call(442, $tree, "\0", 0x1000, pack('QQQQ', 1, 0, 0, 0), 32) == 0 or refuse("hide $rel: $!");
+  attach($tree, $fd, $rel);
+}
+my %arity = (cgroup => 1, netns => 1, staging => 1, idmap => 2, stage => 4, pin => 2, ro => 2,
+  'hide-dir' => 2, 'hide-file' => 2, 'make-dir' => 4);
+while (defined(my $op = shift @ARGV)) {
+  last if $op eq 'exec';
+  my $count = $arity{$op} // refuse("unknown operation $op");
+  $do{$op}->(splice @ARGV, 0, $count);
+}
+fcntl $status, 2, 0;
+exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
+`
+
+/**
+ * argv: STATUS_FD CALLS MASK CONTROL_FD FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`), then the
+ * program to run for the child, to which the number of the exec pipe is appended.
+ * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, then `exit N` or `signaled N`.
+ * The control pipe carries signal numbers for the command; its end means that the warden has ended.
+ */
+export const initScript: string =
+  head +
+  String.raw`
+arguments();
+my ($mask, $control_fd, $filter_fd, $limits) = splice @ARGV, 0, 4;
+$0 = 'agentjail-init';
+fcntl $status, 2, 1;
+$SIG{PIPE} = 'IGNORE';
+call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or refuse("signal mask: $!");
+open my $control, '<&=', $control_fd or refuse("control pipe: $!");
+fcntl $control, 2, 1;
+if ($filter_fd >= 0) {
+  open my $h, '<&=', $filter_fd or refuse("seccomp: $!");
+  binmode $h;
+  my $filter = do { local $/; <$h> };
+  close $h;
+  length $filter && length($filter) % 8 == 0 or refuse('seccomp: the filter is cut short');
+  call('prctl', 22, 2, pack('S x6 P', length($filter) / 8, $filter), 0, 0) == 0
+    or refuse("seccomp: $!");
+}
+$^F = 1000000;
+pipe my $ready, my $word or refuse("pipe: $!");
+$^F = 2;
+fcntl $ready, 2, 1;
+my $pid = fork // refuse("fork: $!");
+if (!$pid) {
+  for my $pair ($limits eq '-' ? () : split /,/, $limits) {
+    my ($resource, $value) = split /=/, $pair;
+    call('prlimit64', 0, 0 + $resource, pack('QQ', $value, $value), 0) == 0
+      or refuse("limit $resource: $!");
+  }
+  $SIG{PIPE} = 'DEFAULT';
+  exec { $ARGV[0] } @ARGV, fileno $word or refuse("$ARGV[0]: $!");
+}
+close $word;
+my $fd = call('signalfd4', -1, pack('Q', $mask), 8, 0x80800);
+$fd >= 0 or refuse("signalfd: $!");
+open my $signals, '<&=', $fd or refuse("signalfd: $!");
+my ($words, $open, $pending) = ('', 1, '');
+sub hear { return if sysread $ready, $words, 64, length $words; $open = 0 }
+sub judge {
+  if ($words =~ /^R(\d+)/) { report("execfail $1") }
+  elsif ($words eq 'R') { report("started $pid") }
+  elsif ($words =~ /^E(.*)/s) { refuse($1) }
+  else { refuse('setpriv could not start the command') }
+}
+sub reap {
+  while ((my $p = waitpid -1, 11) > 0) {
+    my $s = $?;
+    next if $p != $pid;
+    if ($s == 0xffff) { report('continued'); next }
+    if (($s & 0xff) == 0x7f) { report('stopped ' . ($s >> 8 & 0xff)); next }
+    my $signal = $s & 0x7f;
+    if ($open) {
+      hear() while $open;
+      judge() unless $signal && $words eq '';
+    }
+    report($signal ? "signaled $signal" : 'exit ' . ($s >> 8));
+    exit 0;
+  }
+}
+while (1) {
+  my $in = '';
+  vec($in, fileno $signals, 1) = 1;
+  vec($in, fileno $control, 1) = 1;
+  vec($in, fileno $ready, 1) = 1 if $open;
+  next if select($in, undef, undef, undef) < 0;
+  if ($open && vec $in, fileno $ready, 1) {
+    hear();
+    judge() if !$open && $words ne '';
+  }
+  if (vec $in, fileno $signals, 1) {
+    my $chld = 0;
+    if (sysread $signals, my $block, 2048) {
+      for (my $i = 0; $i < length $block; $i += 128) {
+        my $n = unpack 'L', substr $block, $i, 4;
+        $n == 17 ? $chld = 1 : report("sig $n");
+      }
+    }
+    reap() if $chld;
+  }
+  if (vec $in, fileno $control, 1) {
+    sysread $control, $pending, 4096, length $pending or exit 125;
+    kill $1, $pid while $pending =~ s/^(\d+)\n//;
+  }
+}
+`
+
+/**
+ * argv: CALLS SPEC_FD CLOSE(1|0) EXEC_FD. The spec pipe: NUL-ended fields: cwd, count of variables,
+ * `NAME=value` each, then the command. Writes `E text` for a failure of its own, `R` before the exec,
+ * and errno after a failed one, to the exec pipe, which closes on exec.
+ */
+export const finalScript: string = String.raw`
+use strict;
+my (%nr, $word);
+%nr = split /[=,]/, shift @ARGV;
+my ($spec_fd, $close, $word_fd) = @ARGV;
+open $word, '>&=', $word_fd or exit 125;
+fcntl $word, 2, 1;
+sub refuse { syswrite $word, "E$_[0]"; exit 125 }
+open my $spec, '<&=', $spec_fd or refuse("spec pipe: $!");
+my @field = split /\0/, do { local $/; <$spec> }, -1;
+close $spec;
+pop @field eq '' && @field > 2 or refuse('the launch spec is cut short');
+my ($cwd, $count) = splice @field, 0, 2;
+@field > $count or refuse('the launch spec is cut short');
+%ENV = ();
+for (splice @field, 0, $count) { my ($k, $v) = split /=/, $_, 2; $ENV{$k} = $v }
+chdir $cwd or refuse("working directory $cwd: $!");
+if ($close) {
+  opendir my $d, '/proc/self/fd' or refuse("descriptors: $!");
+  my @fd = grep { /^\d+$/ && $_ > 2 && $_ != $word_fd } readdir $d;
+  closedir $d;
+  for my $n (@fd) { if (open my $h, '<&=', $n) { close $h } }
+}
+for (keys %SIG) { $SIG{$_} = 'DEFAULT' if /^[A-Z]/ && !/^(KILL|STOP)$/ }
+my $none = pack 'Q', 0;
+syscall($nr{rtSigprocmask}, 2, $none, 0, 8) == 0 or refuse("signal mask: $!");
+syswrite $word, 'R';
+exec { $field[0] } @field;
+my $errno = $! + 0;
+my $text = "$!";
+my $name = $field[0];
+my $code = 126;
+if (-d $name && $name =~ m{/}) { $text = 'Is a directory' }
+elsif ($errno == 2 && $name !~ m{/}) { ($text, $code) = ('command not found', 127) }
+elsif ($errno == 2 && -e $name) { $text = 'bad interpreter: No such file or directory' }
+elsif ($errno == 2 || $errno == 20) { $code = 127 }
+syswrite STDERR, "agentjail: $name: $text\n";
+syswrite $word, $errno;
+exit $code;
+`

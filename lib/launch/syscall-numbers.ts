@@ -1,0 +1,51 @@
+/**
+ * Numbers of the system calls that the launch steps make by number, per machine.
+ * Invariant: only numbers of 64-bit ABIs; calls from 424 up are the same everywhere
+ * (Linux arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
+ */
+import { JailError } from '../errors.js'
+
+export type Machine = 'x64' | 'arm64'
+
+export interface StepCalls {
+  readonly mount: number
+  readonly unshare: number
+  readonly setns: number
+  readonly prctl: number
+  readonly prlimit64: number
+  readonly keyctl: number
+  readonly rtSigprocmask: number
+  readonly signalfd4: number
+}
+
+/** The calls of the launch steps by number. */
+export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
+  x64: {
+    mount: 165,
+    unshare: 272,
+    setns: 308,
+    prctl: 157,
+    prlimit64: 302,
+    keyctl: 250,
+    rtSigprocmask: 14,
+    signalfd4: 289,
+  },
+  arm64: {
+    mount: 40,
+    unshare: 97,
+    setns: 268,
+    prctl: 167,
+    prlimit64: 261,
+    keyctl: 219,
+    rtSigprocmask: 135,
+    signalfd4: 74,
+  },
+}
+
+/** @throws JailError PLATFORM for any other machine. */
+export function parseMachine(arch: string): Machine {
+  if (arch === 'x64' || arch === 'arm64') return arch
+  throw new JailError('PLATFORM', `no launch for the machine type ${arch}`, {
+    hint: 'agentjail runs on x86_64 and arm64',
+  })
+}
