@@ -22,6 +22,7 @@ export type ErrorCode =
   | 'POLICY_INVALID'
   | 'POLICY_NOT_FOUND'
   | 'POLICY_UNSAFE'
+  | 'CONFIG_INVALID'
   | 'NAME_INVALID'
   | 'NAME_TAKEN'
   | 'NAME_UNKNOWN'
@@ -59,6 +60,7 @@ function defaultExit(code: ErrorCode): number {
   switch (code) {
     case 'USAGE':
     case 'POLICY_INVALID':
+    case 'CONFIG_INVALID':
     case 'POLICY_NOT_FOUND':
     case 'NAME_INVALID':
       return exitCode.usage

@@ -1,0 +1,87 @@
+/**
+ * The machine's configuration, /etc/agentjail/config.yaml.
+ * Invariant: read only where nobody but root could have written it; a mistake stops everything,
+ * with file, line and column, and never falls back to a default.
+ */
+import { constants, type Stats } from 'node:fs'
+import { lstat, open } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import type { UidRange } from '../backend/types.js'
+import { JailError, errnoCode, errorMessage } from '../errors.js'
+import type { Settings } from '../plan/types.js'
+import { paths } from './units.js'
+
+export interface Config extends Settings {
+  /** Resolvers the gate asks instead of the host's own. */
+  readonly upstreams: readonly { readonly address: string; readonly port: number }[]
+}
+
+export const defaultConfig: Config = {
+  uidRange: { first: 1_900_000_000, last: 1_900_099_999 },
+  stateDir: '/run/agentjail',
+  logDir: '/var/log/agentjail',
+  homeDir: '/var/lib/agentjail/home',
+  gateUser: 'agentjail-gate',
+  upstreams: [],
+}
+
+/** What `setup` writes: everything as it is without the file. */
+export const defaultConfigText = `# agentjail: settings of this machine. Each line shows the default.
+
+# User ids reserved for jails; no other account may lie in it. Change it only while there is no jail.
+# uidRange: ${rangeText(defaultConfig.uidRange)}
+
+# DNS servers for granted names; without this line, the host's own (/etc/resolv.conf).
+# upstreams: [192.0.2.53, '192.0.2.54:5353', '[2001:db8::53]:53']
+
+# stateDir: ${defaultConfig.stateDir}
+# logDir: ${defaultConfig.logDir}
+# homeDir: ${defaultConfig.homeDir}
+# gateUser: ${defaultConfig.gateUser}
+`
+
+export function rangeText({ first, last }: UidRange): string {
+  return `${String(first)}-${String(last)}`
+}
+
+/** Larger is no configuration. */
+const maxBytes = 64 * 1024
+
+/** Throws CONFIG_INVALID with `file:line:column`, or POLICY_UNSAFE where others can write it. */
+export async function loadConfig(path: string = paths.config): Promise<Config> {
+  const text = await readOwn(path)
+  // Most machines have no setting, and the YAML parser costs tens of milliseconds at each start.
+  if (text === undefined || text.split('\n').every((line) => /^\s*(?:#.*)?$/.test(line))) {
+    return defaultConfig
+  }
+  const { parseConfig } = await import('./config-parse.js')
+  return parseConfig(text, path)
+}
+
+async function readOwn(path: string): Promise<string | undefined> {
+  let handle
+  try {
+    handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT') return undefined
+    throw new JailError('STATE', `cannot read ${path}: ${errorMessage(error)}`, { cause: error })
+  }
+  try {
+    const stat = await handle.stat()
+    if (!stat.isFile() || stat.size > maxBytes) {
+      throw new JailError('STATE', `${path} is no configuration file`)
+    }
+    refuseForeign(path, stat)
+    refuseForeign(dirname(path), await lstat(dirname(path)))
+    return await handle.readFile('utf8')
+  } finally {
+    await handle.close()
+  }
+}
+
+function refuseForeign(path: string, stat: Stats): void {
+  if (stat.uid === 0 && (stat.mode & 0o022) === 0) return
+  throw new JailError('POLICY_UNSAFE', `${path} can be changed by others than root`, {
+    hint: `look at it, then: chown root:root ${path} && chmod go-w ${path}`,
+  })
+}

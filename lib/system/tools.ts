@@ -1,0 +1,108 @@
+/**
+ * Finds the programs that root will run.
+ * Invariant: never by $PATH; a program counts only where it, every link to it and every directory
+ * above it belong to root and nobody else can write them.
+ */
+import { type Stats, lstatSync, readFileSync, readlinkSync, realpathSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
+import { JailError, errnoCode } from '../errors.js'
+import { installLine, parseOsRelease } from './distro.js'
+
+const systemDirs = ['/usr/sbin', '/usr/bin', '/sbin', '/bin'] as const
+
+export interface FindOptions {
+  /** Searched in order; for tests. */
+  readonly directories?: readonly string[]
+}
+
+/** How a search for one program ended. */
+export type Found =
+  | { readonly state: 'found'; readonly path: string }
+  | { readonly state: 'missing' }
+  | { readonly state: 'unsafe'; readonly path: string; readonly problem: string }
+
+/** Absolute paths by name. Throws TOOL_MISSING for all that are missing at once. */
+export function findTools<const Name extends string>(
+  names: readonly Name[],
+  options: FindOptions = {},
+): ReadonlyMap<Name, string> & { get(name: Name): string } {
+  const found = names.map((name) => [name, findTool(name, options)] as const)
+  const missing = found.filter(([, { state }]) => state === 'missing').map(([name]) => name)
+  if (missing.length > 0) {
+    const verb = missing.length === 1 ? 'is' : 'are'
+    throw new JailError('TOOL_MISSING', `${missing.join(', ')} ${verb} not installed`, {
+      hint: `run \`sudo agentjail setup\`, or: ${installLine(readDistro(), missing)}`,
+    })
+  }
+  for (const [, tool] of found) {
+    if (tool.state === 'unsafe') {
+      throw new JailError('TOOL_MISSING', `${tool.path} is not safe to run as root`, {
+        hint: tool.problem,
+      })
+    }
+  }
+  const paths = found.flatMap(([name, tool]) =>
+    tool.state === 'found' ? [[name, tool.path] as const] : [],
+  )
+  // Every name asked for is in it, or this was not reached.
+  return new Map(paths) as ReadonlyMap<Name, string> & { get(name: Name): string }
+}
+
+/** Looks for one program; the first directory that has it decides. */
+export function findTool(name: string, { directories = systemDirs }: FindOptions = {}): Found {
+  for (const directory of directories) {
+    const path = join(directory, name)
+    if (statLink(path) === undefined) continue
+    const problem = findUnsafe(path)
+    return problem === undefined ? { state: 'found', path } : { state: 'unsafe', path, problem }
+  }
+  return { state: 'missing' }
+}
+
+/** What makes this path writable by others than root, followed through its links; else `undefined`. */
+export function findUnsafe(path: string): string | undefined {
+  let current = path
+  // Linux itself follows at most 40 links (path_resolution(7)).
+  for (let hops = 0; hops < 40; hops++) {
+    const directory = realpathSync(dirname(current))
+    for (let above = directory; ; above = dirname(above)) {
+      const problem = problemOf(above)
+      if (problem !== undefined) return problem
+      if (above === dirname(above)) break
+    }
+    const stat = statLink(current)
+    if (stat === undefined) return `${current} does not exist`
+    if (!stat.isSymbolicLink()) return problemOf(current)
+    current = resolve(directory, readlinkSync(current))
+  }
+  return `${path} leads through too many links`
+}
+
+function problemOf(path: string): string | undefined {
+  const stat = statLink(path)
+  if (stat === undefined) return `${path} does not exist`
+  if (stat.uid !== 0) return `${path} must belong to root: chown root ${path}`
+  if ((stat.mode & 0o022) !== 0) return `${path} is writable by others: chmod go-w ${path}`
+  return undefined
+}
+
+function statLink(path: string): Stats | undefined {
+  try {
+    return lstatSync(path)
+  } catch (error) {
+    if (errnoCode(error) === 'ENOENT' || errnoCode(error) === 'ENOTDIR') return undefined
+    throw error
+  }
+}
+
+/** os-release(5): /etc first, then /usr/lib. */
+export function readDistro(): ReturnType<typeof parseOsRelease> {
+  for (const path of ['/etc/os-release', '/usr/lib/os-release']) {
+    try {
+      return parseOsRelease(readFileSync(path, 'utf8'))
+    } catch (error) {
+      if (errnoCode(error) !== 'ENOENT') throw error
+    }
+  }
+  return parseOsRelease('')
+}
