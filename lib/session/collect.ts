@@ -1,0 +1,78 @@
+/**
+ * Clears what dead jails left. Every agentjail command does it first; `agentjail gc` does only this.
+ * Invariant: processes of the uid first, rules after; what cannot be ended keeps its denial and is reported.
+ */
+import type { Backend } from '../backend/types.js'
+import { errorMessage } from '../errors.js'
+import type { System } from '../system/types.js'
+import { isAlive } from './registry.js'
+import type { Registry, RegistryEntry } from './registry.js'
+
+export interface CollectTools {
+  readonly system: System
+  readonly registry: Registry
+  readonly backend: Backend
+  /** What the launcher left outside the namespaces: cgroups, access lists, mounts. */
+  readonly cleanLaunch: (jail: string, uid: number, cwd: string) => Promise<void>
+}
+
+export interface Collected {
+  readonly cleared: readonly string[]
+  /** Jail and why not. */
+  readonly kept: readonly { readonly name: string; readonly why: string }[]
+}
+
+/** Names of entries whose owner is dead; cheap, so that every command may ask. */
+export async function deadJails({
+  system,
+  registry,
+}: Pick<CollectTools, 'system' | 'registry'>): Promise<RegistryEntry[]> {
+  const entries = await registry.list()
+  const alive = await Promise.all(entries.map(({ owner }) => isAlive(system, owner)))
+  return entries.filter((_, index) => alive[index] === false)
+}
+
+/** Call it under the lock. Idempotent. */
+export async function collect(tools: CollectTools): Promise<Collected> {
+  const cleared: string[] = []
+  const kept: { name: string; why: string }[] = []
+  for (const entry of await deadJails(tools)) {
+    try {
+      await clear(tools, entry)
+      cleared.push(entry.name)
+    } catch (error) {
+      kept.push({ name: entry.name, why: errorMessage(error) })
+    }
+  }
+  return { cleared, kept }
+}
+
+async function clear(
+  { system, registry, backend, cleanLaunch }: CollectTools,
+  entry: RegistryEntry,
+): Promise<void> {
+  await endProcesses(system, entry.uid)
+  await backend.collect({
+    name: entry.name,
+    uid: entry.uid,
+    isolation: entry.isolation === 'namespace' ? 'namespace' : 'uid',
+  })
+  await cleanLaunch(entry.name, entry.uid, entry.cwd)
+  await registry.remove(entry.name)
+}
+
+/** SIGKILL to every process of the uid until none is left. Throws when some stay. */
+export async function endProcesses(system: System, uid: number): Promise<void> {
+  const deadline = system.monotonic() + 5_000
+  for (;;) {
+    const alive = await system.processesOf(uid)
+    if (alive.length === 0) return
+    for (const pid of alive) system.kill(pid, 'SIGKILL')
+    if (system.monotonic() > deadline) {
+      throw new Error(
+        `${alive.length} processes of uid ${uid} do not end (first: ${alive[0] ?? ''}); the rules stay`,
+      )
+    }
+    await system.sleep(10)
+  }
+}

@@ -1,0 +1,268 @@
+/**
+ * The gate as the warden sees it: started with its sockets open, talked to over Node's IPC.
+ * Invariant: nothing the gate says is trusted; it ends with the warden, and with it the jail's way out.
+ */
+import { spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { errorMessage, JailError } from '../errors.js'
+import type { Argv } from '../system/types.js'
+import type { FromGate, GateConfig, Listener, ToGate } from '../gate/protocol.js'
+import { listenScript } from './listen-script.js'
+
+export interface GateTools {
+  readonly perl: string
+  readonly nsenter: string
+  readonly setpriv: string
+  readonly bwrap: string
+  readonly node: string
+}
+
+/** A listener to be opened: `meant` is the destination port of the jail's packets. */
+export interface ListenerSpec {
+  readonly proto: 'tcp' | 'udp'
+  readonly meant: number
+}
+
+export interface GateRequest {
+  readonly tools: GateTools
+  /** Where the sockets are opened; absent: here, on loopback, on any free port. */
+  readonly netns?: string
+  readonly specs: readonly ListenerSpec[]
+  readonly user: { readonly uid: number; readonly gid: number }
+}
+
+export interface OpenedListener extends Listener {
+  /** The port it really has; differs from `port` on the host's loopback. */
+  readonly actual: number
+}
+
+export interface GateProcess {
+  readonly pid: number
+  /** Settles when all sockets listen: from here on the kernel takes connections for it. */
+  readonly listeners: Promise<readonly OpenedListener[]>
+  /** Settles with the jail CA's certificate (if asked for) when everything is served. */
+  start(config: GateConfig): Promise<string | undefined>
+  send(message: ToGate): void
+  onMessage(listener: (message: FromGate) => void): void
+  onExit(listener: (why: string) => void): void
+  kill(): void
+}
+
+const readyTimeout = 15_000
+const gateMain = fileURLToPath(new URL('../gate/main.js', import.meta.url))
+const packageRoot = dirname(dirname(dirname(dirname(gateMain))))
+
+/** Spawns it; the promises of the result tell how far it is. */
+export function spawnGate(request: GateRequest): GateProcess {
+  const [program, ...args] = gateArgv(request)
+  const child = spawn(program, args, {
+    cwd: '/',
+    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C.UTF-8' },
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', 'pipe'],
+    serialization: 'json',
+    // A group of its own: what the terminal sends to the command's group is not for it.
+    detached: true,
+  })
+  return new GateChild(child, request.specs)
+}
+
+/** The chain that ends as the gate: sockets, back to the host's network, everything dropped, Node. */
+function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
+  const enter = netns === undefined ? [] : [tools.nsenter, `--net=${netns}`, '--']
+  const leave =
+    netns === undefined ? [] : [tools.nsenter, `--net=/proc/${process.pid}/ns/net`, '--']
+  const hosts = netns === undefined ? '127.0.0.1,::1' : '::'
+  const listen = specs.map(({ proto, meant }) => `${proto}:${netns === undefined ? 0 : meant}`)
+  const drop = [
+    tools.setpriv,
+    `--reuid=${user.uid}`,
+    `--regid=${user.gid}`,
+    '--clear-groups',
+    '--inh-caps=-all',
+    '--ambient-caps=-all',
+    '--bounding-set=-all',
+    '--no-new-privs',
+    '--',
+  ]
+  return [
+    ...enter,
+    tools.perl,
+    '-e',
+    listenScript,
+    '--',
+    hosts,
+    ...listen,
+    '--',
+    ...leave,
+    tools.bwrap,
+    ...gateRoot(tools.node),
+    '--',
+    ...drop,
+    tools.node,
+    '--disable-proto=delete',
+    gateMain,
+  ] as unknown as Argv
+}
+
+/** What the gate can see: the system's programs, Node, agentjail's own code. No file of anybody's. */
+function gateRoot(node: string): string[] {
+  const system = ['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64'].flatMap((path) => [
+    '--ro-bind-try',
+    path,
+    path,
+  ])
+  const nodeRoot = dirname(dirname(node))
+  const etc = [
+    '/etc/ssl',
+    '/etc/pki',
+    '/etc/ca-certificates',
+    '/etc/ld.so.cache',
+    '/etc/localtime',
+    '/etc/alternatives',
+  ]
+  return [
+    '--die-with-parent',
+    '--unshare-pid',
+    '--unshare-ipc',
+    '--unshare-uts',
+    ...system,
+    ...etc.flatMap((path) => ['--ro-bind-try', path, path]),
+    '--ro-bind',
+    nodeRoot,
+    nodeRoot,
+    '--ro-bind',
+    packageRoot,
+    packageRoot,
+    '--proc',
+    '/proc',
+    '--dev',
+    '/dev',
+    '--tmpfs',
+    '/tmp',
+    '--chdir',
+    '/',
+  ]
+}
+
+class GateChild implements GateProcess {
+  readonly pid: number
+  readonly listeners: Promise<readonly OpenedListener[]>
+  readonly #child: ChildProcess
+  readonly #listening: ((message: FromGate) => void)[] = []
+  readonly #exits: ((why: string) => void)[] = []
+  #stderr = ''
+  #ended: string | undefined
+
+  constructor(child: ChildProcess, specs: readonly ListenerSpec[]) {
+    this.#child = child
+    this.pid = child.pid ?? 0
+    child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.#stderr = (this.#stderr + text).slice(-2000)
+    })
+    const end = (why: string): void => {
+      if (this.#ended !== undefined) return
+      this.#ended = why
+      for (const listener of this.#exits) listener(why)
+    }
+    child.on('error', (error) => {
+      end(error.message)
+    })
+    child.on('close', (code, signal) => {
+      const last = this.#stderr.trim().split('\n').at(-1) ?? ''
+      end(last === '' ? `it ended with ${signal ?? `code ${code ?? ''}`}` : last)
+    })
+    child.on('message', (message) => {
+      if (isFromGate(message)) for (const listener of this.#listening) listener(message)
+    })
+    this.listeners = this.#readReport(child.stdio[4], specs)
+    // Its rejection is the caller's when it asks; until then it is no unhandled one.
+    this.listeners.catch(() => undefined)
+  }
+
+  start(config: GateConfig): Promise<string | undefined> {
+    return this.#race('does not become ready', (resolve) => {
+      this.onMessage((message) => {
+        if (message.type === 'ready') resolve(message.ca)
+      })
+      this.send({ type: 'start', config })
+    })
+  }
+
+  send(message: ToGate): void {
+    if (this.#child.connected) this.#child.send(message, () => undefined)
+  }
+
+  onMessage(listener: (message: FromGate) => void): void {
+    this.#listening.push(listener)
+  }
+
+  onExit(listener: (why: string) => void): void {
+    if (this.#ended === undefined) this.#exits.push(listener)
+    else listener(this.#ended)
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL')
+  }
+
+  #readReport(pipe: unknown, specs: readonly ListenerSpec[]): Promise<readonly OpenedListener[]> {
+    const stream = pipe as NodeJS.ReadableStream
+    return this.#race('cannot open its sockets', (resolve) => {
+      let text = ''
+      stream.setEncoding('utf8')
+      stream.on('data', (chunk: string) => {
+        text += chunk
+        if (text.endsWith('end\n')) resolve(parseReport(text, specs))
+      })
+    })
+  }
+
+  #race<T>(failure: string, work: (resolve: (value: T) => void) => void): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const fail = (why: string): void => {
+        clearTimeout(timer)
+        reject(new JailError('GATE', `the gate ${failure}: ${why}`))
+      }
+      const timer = setTimeout(() => {
+        fail(`no answer within ${readyTimeout / 1000} s`)
+      }, readyTimeout)
+      this.onExit(fail)
+      work((value) => {
+        clearTimeout(timer)
+        resolve(value)
+      })
+    })
+  }
+}
+
+function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListener[] {
+  const lines = text.trimEnd().split('\n').slice(0, -1)
+  const perSpec = specs.length === 0 ? 1 : lines.length / specs.length
+  return lines.map((line, index): OpenedListener => {
+    const [proto, , fd, actual] = line.split(' ')
+    const spec = specs[Math.floor(index / perSpec)]
+    if (spec === undefined || spec.proto !== proto)
+      throw new JailError('GATE', `unexpected report: ${errorMessage(line)}`)
+    return {
+      fd: Number(fd),
+      proto: spec.proto,
+      role: spec.meant === 53 ? 'dns' : 'relay',
+      port: spec.meant,
+      actual: Number(actual),
+    }
+  })
+}
+
+const messageTypes = ['ready', 'decisions', 'pin', 'updated', 'pong', 'fatal']
+
+function isFromGate(message: unknown): message is FromGate {
+  return (
+    typeof message === 'object' &&
+    message !== null &&
+    'type' in message &&
+    typeof message.type === 'string' &&
+    messageTypes.includes(message.type)
+  )
+}

@@ -1,0 +1,55 @@
+/**
+ * What is looked up about the host before planning.
+ */
+import { hostname, networkInterfaces } from 'node:os'
+import { dirname } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { isIP } from 'node:net'
+import type { System } from '../system/types.js'
+
+/** nameserver lines of resolv.conf(5); none: the local host, as the resolver library takes it. */
+export async function hostResolvers(system: System): Promise<{ address: string; port: number }[]> {
+  const text = (await system.readFile('/etc/resolv.conf')) ?? ''
+  const found = text.split('\n').flatMap((line) => {
+    const address = /^\s*nameserver\s+(\S+)/.exec(line)?.[1]
+    return address !== undefined && isIP(address) !== 0 ? [{ address, port: 53 }] : []
+  })
+  return found.length === 0 ? [{ address: '127.0.0.1', port: 53 }] : found.slice(0, 3)
+}
+
+/** Addresses of this machine's interfaces, without zone. */
+export function hostAddresses(): string[] {
+  return Object.values(networkInterfaces()).flatMap((list) =>
+    (list ?? []).map(({ address }) => address),
+  )
+}
+
+export const hostName = (): string => hostname().replace(/[^A-Za-z0-9.-]/g, '') || 'localhost'
+
+/** Directory of agentjail's package.json. This file is <root>/dist/lib/session/host.js. */
+export const packageRoot = dirname(dirname(dirname(dirname(fileURLToPath(import.meta.url)))))
+
+/** The user who called: through sudo, the one before it. */
+export function callerIdentity(): { uid: number; gid: number } {
+  const number = (name: string): number | undefined => {
+    const text = process.env[name]
+    return text !== undefined && /^[0-9]{1,10}$/.test(text) ? Number(text) : undefined
+  }
+  const uid = process.getuid?.() ?? 0
+  const gid = process.getgid?.() ?? 0
+  if (uid !== 0) return { uid, gid }
+  return { uid: number('SUDO_UID') ?? uid, gid: number('SUDO_GID') ?? gid }
+}
+
+/** The system's bundle of root certificates, for the gate to verify upstreams with. */
+export async function systemRoots(system: System): Promise<string | undefined> {
+  for (const path of [
+    '/etc/ssl/certs/ca-certificates.crt',
+    '/etc/pki/tls/certs/ca-bundle.crt',
+    '/etc/ssl/cert.pem',
+  ]) {
+    const text = await system.readFile(path)
+    if (text !== undefined) return text
+  }
+  return undefined
+}

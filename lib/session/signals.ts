@@ -1,0 +1,86 @@
+/**
+ * Signals and job control, as if the command had been started bare.
+ * Warden and command share the terminal's foreground group, so a Ctrl-C reaches both; a signal sent to the warden alone
+ * reaches only it. PID 1 of the jail is in the group too and tells what it saw: that tells the two cases apart.
+ * Invariant: the command gets each signal once.
+ */
+import { setTimeout as delay } from 'node:timers/promises'
+import type { Ending, Running } from '../launch/types.js'
+
+const forwarded = [
+  'SIGINT',
+  'SIGTERM',
+  'SIGHUP',
+  'SIGQUIT',
+  'SIGUSR1',
+  'SIGUSR2',
+  'SIGWINCH',
+  'SIGCONT',
+  'SIGTSTP',
+  'SIGALRM',
+] as const satisfies readonly NodeJS.Signals[]
+
+/** Milliseconds within which PID 1's word of a group signal arrives. */
+const groupWindow = 40
+
+export interface SignalRelay {
+  /** From here on signals go to this command; those that came before are delivered first. */
+  attach(running: Running): void
+  /** The last termination signal that came before a command was there to take it. */
+  early(): NodeJS.Signals | undefined
+  detach(): void
+}
+
+/** Installed before anything is changed, so that no signal can end the warden half-way. */
+export function relaySignals(): SignalRelay {
+  const pending: NodeJS.Signals[] = []
+  const seenByGroup = new Map<NodeJS.Signals, number>()
+  let running: Running | undefined
+
+  const deliver = async (signal: NodeJS.Signals): Promise<void> => {
+    if (running === undefined) {
+      pending.push(signal)
+      return
+    }
+    await delay(groupWindow)
+    const seen = seenByGroup.get(signal) ?? 0
+    if (seen > 0) seenByGroup.set(signal, seen - 1)
+    else running.signal(signal)
+  }
+  const handlers = forwarded.map((signal) => {
+    const handler = (): void => void deliver(signal)
+    process.on(signal, handler)
+    return [signal, handler] as const
+  })
+  return {
+    attach: (command) => {
+      running = command
+      command.onGroupSignal((signal) => {
+        seenByGroup.set(signal, (seenByGroup.get(signal) ?? 0) + 1)
+        // Told, but never received here (it was sent to the command's group alone): forget it.
+        setTimeout(() => seenByGroup.set(signal, 0), 4 * groupWindow).unref()
+      })
+      command.onStopped(() => {
+        // The caller's shell waits for this process: it must see its job stop when the command does.
+        process.kill(process.pid, 'SIGSTOP')
+      })
+      for (const signal of pending) command.signal(signal)
+    },
+    early: () =>
+      pending.find((signal) => ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'].includes(signal)),
+    detach: () => {
+      for (const [signal, handler] of handlers) process.off(signal, handler)
+    },
+  }
+}
+
+/** Ends this process as the command ended: same code, or same signal. */
+export function endLike(ending: Ending): void {
+  if ('code' in ending) {
+    process.exitCode = ending.code
+    return
+  }
+  process.removeAllListeners(ending.signal)
+  process.exitCode = 128
+  process.kill(process.pid, ending.signal)
+}
