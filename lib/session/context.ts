@@ -1,0 +1,73 @@
+/**
+ * The parts every privileged command needs, made once. The only place that chooses by platform.
+ */
+import type { Backend } from '../backend/types.js'
+import { nftablesBackend } from '../backend/nftables/index.js'
+import { JailError } from '../errors.js'
+import { loadConfig } from '../setup/config.js'
+import type { Config } from '../setup/config.js'
+import { realSystem } from '../system/real.js'
+import { findTools } from '../system/tools.js'
+import type { System } from '../system/types.js'
+import { collect, deadJails } from './collect.js'
+import type { Collected, CollectTools } from './collect.js'
+import { withLock } from './lock.js'
+import { openRegistry } from './registry.js'
+import type { Registry } from './registry.js'
+
+const toolNames = [
+  'nft',
+  'ip',
+  'unshare',
+  'nsenter',
+  'perl',
+  'setpriv',
+  'bwrap',
+  'useradd',
+  'userdel',
+] as const
+export type ToolName = (typeof toolNames)[number]
+
+export interface Context {
+  readonly system: System
+  readonly config: Config
+  readonly tools: { readonly [name in ToolName]: string }
+  readonly registry: Registry
+  readonly backend: Backend
+}
+
+/** For commands that change the machine: root, Linux, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
+export async function openContext(): Promise<Context> {
+  if (process.getuid?.() !== 0) {
+    throw new JailError('NOT_ROOT', 'this needs root', { hint: 'run it through sudo' })
+  }
+  if (process.platform !== 'linux')
+    throw new JailError('PLATFORM', `${process.platform} is not supported here`)
+  const system = realSystem()
+  const config = await loadConfig()
+  const found = findTools(toolNames)
+  const tools = Object.fromEntries(
+    toolNames.map((name) => [name, found.get(name)]),
+  ) as Context['tools']
+  await system.makeDir(config.stateDir, 0o700)
+  await system.makeDir(`${config.stateDir}/jails`, 0o700)
+  const backend = nftablesBackend({ system, tools, stateDir: config.stateDir })
+  return { system, config, tools, registry: openRegistry(system, config.stateDir), backend }
+}
+
+export function collectTools(context: Context): CollectTools {
+  const { system, registry, backend } = context
+  return {
+    system,
+    registry,
+    backend,
+    // The launch keeps everything inside namespaces that end with it.
+    cleanLaunch: () => Promise.resolve(),
+  }
+}
+
+/** Clears dead jails if there are any; nothing is locked when there are none. */
+export async function collectDead(context: Context): Promise<Collected> {
+  if ((await deadJails(context)).length === 0) return { cleared: [], kept: [] }
+  return await withLock(context.config.stateDir, () => collect(collectTools(context)))
+}

@@ -1,0 +1,38 @@
+/**
+ * What the warden takes of a gate's request for a pin. Pure.
+ * Invariant: an address goes into the kernel only for a grant that exists, and never a private or own one unasked.
+ */
+import { JailError } from '../errors.js'
+import type { GatePolicy, PinRequest } from '../gate/protocol.js'
+import type { Pin } from '../backend/types.js'
+import { canonicalAddress, classifyAddress, contains } from '../policy/addresses.js'
+
+const maxPins = 64
+const maxSeconds = 3600
+
+/** Throws on anything that the policy does not cover: the gate parses what strangers send, and may be theirs. */
+export function checkPin(
+  request: PinRequest,
+  policy: GatePolicy,
+  hostAddresses: readonly string[],
+): Pin[] {
+  const bad = (why: string): JailError => new JailError('GATE', why)
+  const grant = policy.grants.find(({ id }) => id === request.grant)
+  if (grant === undefined) throw bad('no such grant')
+  if (!Array.isArray(request.pins) || request.pins.length > maxPins) throw bad('too many addresses')
+  return request.pins.map(({ address, seconds }): Pin => {
+    if (typeof address !== 'string' || canonicalAddress(address) !== address)
+      throw bad('not an address')
+    if (!Number.isInteger(seconds) || seconds < 1 || seconds > maxSeconds) throw bad('not a time')
+    if (
+      !grant.private &&
+      (classifyAddress(address) !== 'public' || hostAddresses.includes(address))
+    ) {
+      throw bad(`${address} is not a public address`)
+    }
+    if (grant.within.length > 0 && !grant.within.some((cidr) => contains(cidr, address))) {
+      throw bad(`${address} is outside the ranges of grant ${grant.id}`)
+    }
+    return { address, grant: grant.id, seconds }
+  })
+}
