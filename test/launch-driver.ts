@@ -1,0 +1,61 @@
+/**
+ * A stand-in for the session: launches one spec (JSON in AGENTJAIL_TEST_SPEC), passes signals on as a
+ * session does, prints events as JSON lines on descriptor 3 and ends as the command did.
+ */
+import { writeSync } from 'node:fs'
+import { findLaunchTools } from '../lib/launch/launch-tools.js'
+import { launch } from '../lib/launch/launch.js'
+import type { LaunchSpec } from '../lib/launch/types.js'
+
+interface Given extends Omit<LaunchSpec, 'env'> {
+  readonly env: readonly [string, string][]
+  readonly stagingDir: string
+}
+
+const given = JSON.parse(process.env['AGENTJAIL_TEST_SPEC'] ?? '') as Given
+const events = process.env['AGENTJAIL_TEST_EVENTS'] === undefined ? undefined : 3
+const tell = (event: object): void => {
+  if (events !== undefined) writeSync(events, `${JSON.stringify(event)}\n`)
+}
+
+try {
+  const running = await launch(
+    { ...given, env: new Map(given.env) },
+    findLaunchTools(given.stagingDir),
+  )
+  tell({
+    type: 'started',
+    commandPid: running.commandPid,
+    initPid: running.initPid,
+    notes: running.notes,
+  })
+  const seen = new Map<string, number>()
+  running.onGroupSignal((signal) => {
+    seen.set(signal, (seen.get(signal) ?? 0) + 1)
+    tell({ type: 'group', signal })
+  })
+  running.onStopped((signal) => {
+    tell({ type: 'stopped', signal })
+    process.kill(process.pid, 'SIGSTOP')
+  })
+  running.onContinued(() => {
+    tell({ type: 'continued' })
+  })
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGQUIT'] as const) {
+    process.on(signal, () => {
+      // What PID 1 saw too went to the whole group: the command has it already.
+      setTimeout(() => {
+        const count = seen.get(signal) ?? 0
+        if (count === 0) running.signal(signal)
+        else seen.set(signal, count - 1)
+      }, 30)
+    })
+  }
+  const ending = await running.ended
+  tell({ type: 'ended', ...ending, limits: await running.limitsHit() })
+  if ('code' in ending) process.exit(ending.code)
+  process.exit(99)
+} catch (error) {
+  tell({ type: 'error', message: String(error) })
+  process.exit(125)
+}

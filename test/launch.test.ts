@@ -1,0 +1,254 @@
+/**
+ * The launch on the real kernel: what the command is, sees, and leaves. Judges are /proc, the exit
+ * status and the files on disk, not the launcher's word.
+ */
+import { chownSync, lstatSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import t from 'tap'
+import { caller, jailUid, makePlace, processesOf, run, sh, start, until } from './launch-support.js'
+
+const place = makePlace()
+t.teardown(() => place.remove())
+const other = makePlace()
+t.teardown(() => other.remove())
+
+t.test('how a command ends', async (t) => {
+  const rows: [command: string[], code: number, stderr: RegExp][] = [
+    [['true'], 0, /^$/],
+    [['false'], 1, /^$/],
+    [['sh', '-c', 'exit 42'], 42, /^$/],
+    [['sh', '-c', 'exit 255'], 255, /^$/],
+    [['no-such-command'], 127, /^agentjail: no-such-command: command not found\n$/],
+    [['./none'], 127, /^agentjail: \.\/none: No such file or directory\n$/],
+    [['/etc/passwd'], 126, /^agentjail: \/etc\/passwd: Permission denied\n$/],
+    [['/etc/'], 126, /Is a directory/],
+    [['--help'], 127, /^agentjail: --help: command not found\n$/],
+    [['echo', '--', '-n', '$(id)', '*', ''], 0, /^$/],
+  ]
+  for (const [command, code, stderr] of rows) {
+    const result = await run(place, command)
+    t.equal(result.code, code, command.join(' '))
+    t.match(result.stderr, stderr, command.join(' '))
+  }
+  for (const signal of ['KILL', 'TERM', 'INT', 'HUP', 'SEGV', 'PIPE', 'ALRM', 'USR1']) {
+    const result = await sh(place, `kill -${signal} $$`)
+    t.match(result.events.at(-1), { type: 'ended', signal: `SIG${signal}` }, `death by ${signal}`)
+  }
+})
+
+t.test('arguments, variables and input arrive as given, and nothing else does', async (t) => {
+  const odd = ['a b', '', '$HOME', "'", '"', '\\', '-n', 'ü€\n', '*']
+  const result = await run(place, [
+    'node',
+    '-e',
+    'console.log(JSON.stringify(process.argv))',
+    ...odd,
+  ])
+  t.same((JSON.parse(result.stdout) as string[]).slice(1), odd)
+  const env = await run(place, ['env', '-0'], {
+    env: [
+      ['PATH', '/usr/bin:/bin'],
+      ['LD_PRELOAD', '/nonexistent.so'],
+      ['PERL5OPT', '-Mnonexistent'],
+      ['MULTI', 'a\nb=c'],
+    ],
+  })
+  t.same(env.stdout.split('\0').filter(Boolean).sort(), [
+    'LD_PRELOAD=/nonexistent.so',
+    'MULTI=a\nb=c',
+    'PATH=/usr/bin:/bin',
+    'PERL5OPT=-Mnonexistent',
+  ])
+  t.notMatch(env.events, [{ type: 'error' }])
+  const echo = start(place, ['cat'])
+  echo.child.stdin?.end('through\n')
+  t.equal((await echo.result).stdout, 'through\n')
+})
+
+t.test('who the command is', async (t) => {
+  const { stdout } = await sh(place, 'cat /proc/self/status; echo limit $(ulimit -c) $(ulimit -Hc)')
+  const field = (name: string) => new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(stdout)?.[1]?.trim()
+  const none = '0000000000000000'
+  t.equal(field('Uid'), Array(4).fill(jailUid).join('\t'))
+  t.equal(field('Gid'), Array(4).fill(jailUid).join('\t'))
+  t.equal(field('Groups'), '')
+  for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapBnd', 'CapAmb'])
+    t.equal(field(set), none, set)
+  t.equal(field('NoNewPrivs'), '1')
+  t.equal(field('Seccomp'), '2')
+  t.equal(field('SigBlk'), none)
+  t.equal(field('SigIgn'), none)
+  t.match(stdout, /^limit 0 0$/m)
+})
+
+t.test('what it sees: itself, the system, its workspace', async (t) => {
+  const { stdout } = await sh(
+    place,
+    `echo pids $(ls /proc | grep -c '^[0-9]')
+     echo init $(cat /proc/1/comm)
+     echo home $(ls -A /home /root /srv /mnt /media /var/log | grep -v : | wc -w)
+     echo run $(ls -A /run)
+     echo tmp $(ls -A /tmp) .
+     echo resolv $(cat /etc/resolv.conf)
+     echo nss $(grep ^hosts: /etc/nsswitch.conf)
+     echo sys $(ls /sys 2>&1)
+     echo shm $(ipcs -m | grep -c 0x)
+     for f in /usr/x /etc/x /opt/x /x /run/x /dev/x /proc/sys/kernel/hostname; do (: > $f) 2>/dev/null && echo WROTE $f; done
+     for f in /tmp/x /var/tmp/x /dev/shm/x $HOME/x ./x; do (: > $f) || echo COULD NOT $f; done
+     grep -v nosuid /proc/self/mountinfo`,
+  )
+  t.match(stdout, /^init perl|^init agentjail-init/m)
+  t.match(stdout, /^pids [2-6]$/m)
+  t.match(stdout, /^home 0$/m)
+  t.match(stdout, /^run agentjail lock$/m)
+  t.match(stdout, /^resolv nameserver 192.0.2.53$/m)
+  t.match(stdout, /^nss hosts: files dns$/m)
+  t.match(stdout, /^sys .*No such file/m)
+  t.notMatch(stdout, /WROTE|COULD NOT/)
+  t.notMatch(stdout, /^\d+ \d+ \d+:/m, 'every mount is nosuid')
+})
+
+t.test('descriptors: three, and no network socket among them', async (t) => {
+  const { stdout } = await run(place, ['ls', '/proc/self/fd'])
+  t.same(stdout.trim().split('\n').slice(0, 3), ['0', '1', '2'])
+  // ls itself opens the directory it lists.
+  t.equal(stdout.trim().split('\n').length, 4)
+  const { createServer, connect } = await import('node:net')
+  const { spawn } = await import('node:child_process')
+  const { driverPath, specText } = await import('./launch-support.js')
+  const server = createServer().listen(0, '127.0.0.1')
+  await new Promise((resolve) => server.once('listening', resolve))
+  const address = server.address()
+  const port = typeof address === 'object' ? (address?.port ?? 0) : 0
+  const socket = connect(port, '127.0.0.1')
+  await new Promise((resolve) => socket.once('connect', resolve))
+  const child = spawn(process.execPath, [driverPath], {
+    stdio: [socket, 'ignore', 'ignore', 'pipe'],
+    env: { AGENTJAIL_TEST_SPEC: specText(place, ['true']), AGENTJAIL_TEST_EVENTS: '1' },
+  })
+  let text = ''
+  child.stdio[3]?.on('data', (data: Buffer) => (text += data.toString()))
+  const code = await new Promise((resolve) => child.on('close', resolve))
+  t.equal(code, 125)
+  t.match(text, /descriptor 0 is a network socket/)
+  socket.destroy()
+  server.close()
+})
+
+t.test('the workspace: the caller keeps what the command makes', async (t) => {
+  writeFileSync(`${place.workspace}/mine`, 'of the caller\n', { mode: 0o600 })
+  chownSync(`${place.workspace}/mine`, caller.uid, caller.gid)
+  const { stdout } = await sh(
+    place,
+    'cat mine; echo more >> mine; mkdir -p d/e; : > d/e/new; stat -c %u d/e/new mine; chmod 4755 d/e/new 2>&1',
+  )
+  t.match(stdout, `of the caller\n${String(jailUid)}\n${String(jailUid)}\n`)
+  t.match(stdout, /Operation not permitted/)
+  for (const path of ['mine', 'd', 'd/e/new']) {
+    const { uid, gid } = lstatSync(`${place.workspace}/${path}`)
+    t.same({ uid, gid }, caller, path)
+  }
+  t.equal(lstatSync(`${place.workspace}/d/e/new`).mode & 0o7000, 0)
+  t.equal(readFileSync(`${place.workspace}/mine`, 'utf8'), 'of the caller\nmore\n')
+})
+
+t.test('what no workspace opens', async (t) => {
+  const ws = other.workspace
+  const files = {
+    '.git/config': '[core]\n',
+    '.git/HEAD': 'ref: refs/heads/main\n',
+    '.git/index': '',
+    'sub/.git/config': '[core]\n',
+    'sub/.git/HEAD': 'x\n',
+    '.env': 'KEY=1\n',
+    '.env.local': 'KEY=2\n',
+    '.env.example': 'KEY=\n',
+    'sub/.env': 'KEY=3\n',
+    '.ssh/id_ed25519': 'KEY\n',
+    '.vscode/tasks.json': '{}\n',
+    '.envrc': 'x\n',
+    'tool/agentjail/cli.js': '1\n',
+    'open/file': '1\n',
+  }
+  for (const [path, text] of Object.entries(files)) {
+    mkdirSync(dirname(`${ws}/${path}`), { recursive: true })
+    writeFileSync(`${ws}/${path}`, text)
+  }
+  const { execFileSync } = await import('node:child_process')
+  execFileSync('/usr/bin/chown', ['-R', `${String(caller.uid)}:${String(caller.gid)}`, ws])
+  symlinkSync('/etc', `${ws}/.idea`)
+  const { stdout } = await sh(
+    other,
+    `cd ${ws}
+     for f in .git/config .git/hooks/pre-commit sub/.git/config sub/.git/hooks/x .vscode/tasks.json .envrc tool/agentjail/cli.js; do
+       (echo evil > $f) 2>/dev/null && echo WROTE $f; test -e $f && rm -f $f 2>/dev/null && echo REMOVED $f; done
+     for f in .env .env.local sub/.env .ssh/id_ed25519; do cat $f >/dev/null 2>&1 && echo READ $f; done
+     for d in .git sub sub/.git .git/hooks tool tool/agentjail .vscode .ssh; do mv $d moved 2>/dev/null && echo MOVED $d; done
+     cat .env.example >/dev/null || echo COULD NOT read the sample
+     for f in .git/index .git/objects sub/new open/file; do : > $f || echo COULD NOT $f; done
+     echo done`,
+    { protect: [`${ws}/tool/agentjail`, '/usr/lib'] },
+  )
+  t.equal(stdout, 'done\n')
+  t.equal(readFileSync(`${ws}/.git/config`, 'utf8'), '[core]\n')
+  const named = await sh(other, 'cat .env', {
+    fs: { read: ['./.env'], write: ['.'], deny: ['open'] },
+  })
+  t.equal(named.stdout, 'KEY=1\n', 'a named .env is readable')
+  const denied = await sh(other, 'cat open/file; ls open', {
+    fs: { read: [], write: [], deny: ['open'] },
+  })
+  t.equal(denied.stdout, '', 'fs.deny hides')
+  const inside = await sh(other, '(: > x) 2>/dev/null && echo WROTE', { protect: [ws] })
+  t.equal(inside.stdout, '', 'a workspace that is agentjail itself is read-only')
+})
+
+t.test('becoming someone else', async (t) => {
+  const rows: [title: string, script: string][] = [
+    ['setuid program', 'su -c id root </dev/null'],
+    ['user namespace', 'unshare -Ur true'],
+    ['mount', 'mount -t tmpfs none /tmp'],
+    ['raw socket', `python3 -c 'import socket as s; s.socket(s.AF_INET, s.SOCK_RAW, 1)'`],
+    ['packet socket', `python3 -c 'import socket as s; s.socket(s.AF_PACKET, s.SOCK_RAW, 0)'`],
+    ['PID 1', 'kill -9 1'],
+    ['reading PID 1', 'cat /proc/1/environ'],
+  ]
+  for (const [title, script] of rows) {
+    const result = await sh(
+      place,
+      `if ${script} >/dev/null 2>&1; then echo OPEN; else echo closed; fi`,
+    )
+    t.equal(result.stdout, 'closed\n', title)
+  }
+})
+
+t.test('the end of any part ends all', async (t) => {
+  const daemon = `(setsid sh -c '(sleep 1000 & ) ; sleep 1000' >/dev/null 2>&1 &)`
+  const kills: [string, (driver: number, init: number) => void][] = [
+    ['SIGKILL of the warden', (driver) => process.kill(driver, 'SIGKILL')],
+    ['SIGKILL of PID 1', (_, init) => process.kill(init, 'SIGKILL')],
+    [
+      'SIGKILL of bubblewrap',
+      (_, init) => {
+        const stat = readFileSync(`/proc/${String(init)}/stat`, 'utf8')
+        process.kill(Number(stat.slice(stat.lastIndexOf(')')).split(' ')[2]), 'SIGKILL')
+      },
+    ],
+  ]
+  for (const isolation of ['namespace', 'basic'] as const) {
+    for (const [title, kill] of kills) {
+      const started = start(place, ['sh', '-c', `${daemon}; sleep 1000`], { isolation })
+      const { initPid } = await started.event('started')
+      await until('the daemon runs', () => processesOf(jailUid).length >= 3)
+      kill(started.child.pid ?? 0, Number(initPid))
+      await until(`${title}, ${isolation}: nothing of the uid is left`, () => {
+        return processesOf(jailUid).length === 0
+      })
+      t.pass(`${title}, ${isolation}`)
+      await started.result
+    }
+  }
+  const ordinary = await sh(place, `${daemon}; exit 3`)
+  t.equal(ordinary.code, 3)
+  t.same(processesOf(jailUid), [], 'a daemon does not outlive the command')
+})
