@@ -1,18 +1,162 @@
-import { execFile } from 'node:child_process'
+import { execFile, execFileSync, spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import * as fs from 'node:fs'
+import { type AddressInfo, createServer } from 'node:net'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
-import { JailError } from '../lib/errors.js'
+import { ensureAccount, findAccount } from '../lib/account/linux.js'
+import { setupCommand } from '../lib/cli/commands/setup.js'
+import { uninstallCommand } from '../lib/cli/commands/uninstall.js'
+import type { CommandIo } from '../lib/cli/io.js'
+import type { JailError } from '../lib/errors.js'
+import { parseJailName } from '../lib/plan/names.js'
 import { parseConfig } from '../lib/setup/config-parse.js'
 import { defaultConfig, defaultConfigText, loadConfig } from '../lib/setup/config.js'
 import { installLine, packagesFor, parseOsRelease, requiredTools } from '../lib/system/distro.js'
+import { realSystem } from '../lib/system/real.js'
 import { findTool, findTools } from '../lib/system/tools.js'
 
 const exec = promisify(execFile)
 
+const self = fileURLToPath(import.meta.url)
+
 if (process.getuid?.() !== 0) throw new Error('these tests need root')
-runTests()
+// This file again, in namespaces of its own: the machine's accounts, files and firewall stay as they are.
+if (process.argv[2] === 'life') await liveThrough(process.argv[3] ?? '')
+else runTests()
+
+interface Life {
+  readonly first: string
+  readonly again: string
+  readonly verify: { readonly code: number; readonly text: string }
+  readonly enabled: boolean
+  readonly gate: string
+  readonly denied: string
+  readonly mended: string
+  readonly refusedWhileRunning: string
+  readonly left: readonly string[]
+  readonly rulesetBefore: string
+  readonly rulesetAfter: string
+  readonly removal: string
+  readonly secondRemoval: string
+}
+
+/** Sets up, checks, uses, removes; tells what it saw as JSON. */
+async function liveThrough(dir: string): Promise<void> {
+  const mount = (...args: string[]) => execFileSync('/usr/bin/mount', args)
+  mount('-t', 'tmpfs', 'none', dir)
+  execFileSync('/usr/bin/cp', ['-a', '/etc', `${dir}/etc`])
+  mount('--bind', `${dir}/etc`, '/etc')
+  for (const place of ['/run', '/var/lib', '/var/log', '/var/spool'])
+    mount('-t', 'tmpfs', 'none', place)
+  execFileSync('/usr/sbin/ip', ['link', 'set', 'lo', 'up'])
+
+  const nft = (...args: string[]) => execFileSync('/usr/sbin/nft', args, { encoding: 'utf8' })
+  const snapshot = () =>
+    new Set(
+      ['/etc', '/run', '/var/lib', '/var/log', '/var/spool'].flatMap((top) =>
+        fs
+          .readdirSync(top, { recursive: true, withFileTypes: true })
+          .map((entry) => {
+            const path = join(entry.parentPath, entry.name)
+            const text = entry.isFile() ? fs.readFileSync(path, 'base64') : ''
+            return `${path} ${text}`
+          })
+          // Back-up copies and the lock of shadow's tools; what systemd's tools note for themselves.
+          .filter(
+            (line) =>
+              !/^\/run\/systemd|^\/etc\/(?:passwd-|shadow-|group-|gshadow-|subuid-|subgid-|\.pwd\.lock) /.test(
+                line,
+              ),
+          ),
+      ),
+    )
+  const told = async (work: (io: CommandIo) => Promise<number>): Promise<string> => {
+    let text = ''
+    const output = { write: (more: string) => (text += more) }
+    const code = await work({ stdout: output, stderr: output, env: {} }).catch((error: unknown) => {
+      text += String(error)
+      return 'refused'
+    })
+    return `${text}${String(code)}`
+  }
+  const before = snapshot()
+  const rulesetBefore = nft('list', 'ruleset')
+  const first = await told((io) => setupCommand({ print: false }, io))
+  const again = await told((io) => setupCommand({ print: false }, io))
+  const unit = '/etc/systemd/system/agentjail-deny.service'
+  const verified = spawnSync('/usr/bin/systemd-analyze', ['verify', unit], { encoding: 'utf8' })
+  const enabled = fs.existsSync('/etc/systemd/system/sysinit.target.wants/agentjail-deny.service')
+  const gate =
+    fs
+      .readFileSync('/etc/passwd', 'utf8')
+      .split('\n')
+      .filter((l) => l.startsWith('agentjail'))[0] ?? ''
+
+  // A process of a reserved uid, and one of nobody's business, to the same listener.
+  const listener = createServer((socket) => socket.end()).listen(0, '127.0.0.1')
+  await once(listener, 'listening')
+  const { port } = listener.address() as AddressInfo
+  const script = `require('net').connect(${String(port)}, '127.0.0.1').on('error', (e) => console.log(e.code)).on('connect', () => { console.log('open'); process.exit() })`
+  const connectAs = async (uid: number) =>
+    (
+      await exec(process.execPath, ['-e', script], { uid, gid: uid, cwd: '/', timeout: 10_000 })
+    ).stdout.trim()
+  const denied = `${await connectAs(1_900_000_001)} ${await connectAs(65_534)}`
+
+  // As a flush or an edit by hand leaves it; then `setup` again.
+  nft('flush', 'chain', 'inet', 'agentjail', 'output')
+  const mended = `${await connectAs(1_900_000_001)} ${await told((io) => setupCommand({ print: false }, io))} ${await connectAs(1_900_000_001)}`
+
+  const sleeper = spawn('/usr/bin/sleep', ['60'], {
+    uid: 1_900_000_002,
+    gid: 1_900_000_002,
+    cwd: '/',
+  })
+  await once(sleeper, 'spawn')
+  const refusedWhileRunning = await told((io) => uninstallCommand({ purge: true }, io))
+  sleeper.kill('SIGKILL')
+  await once(sleeper, 'exit')
+
+  const system = realSystem()
+  const request = { jail: parseJailName('bot'), callerUid: 0 }
+  const account = await findAccount(system, defaultConfig, request)
+  await ensureAccount(
+    system,
+    defaultConfig,
+    { useradd: '/usr/sbin/useradd', userdel: '/usr/sbin/userdel' },
+    account,
+    request.jail,
+  )
+  fs.mkdirSync('/var/spool/cron/crontabs', { recursive: true })
+  fs.writeFileSync('/var/spool/cron/crontabs/aj-bot', '@reboot true\n')
+  const removal = await told((io) => uninstallCommand({ purge: true }, io))
+  fs.rmSync('/var/spool/cron', { recursive: true, force: false })
+  const secondRemoval = await told((io) => uninstallCommand({ purge: true }, io))
+  const after = snapshot()
+  const left = [...before, ...after]
+    .filter((line) => before.has(line) !== after.has(line))
+    .map((line) => line.slice(0, 120))
+  listener.close()
+  const life: Life = {
+    first,
+    again,
+    verify: { code: verified.status ?? -1, text: verified.stdout + verified.stderr },
+    enabled,
+    gate,
+    denied,
+    mended,
+    refusedWhileRunning,
+    left,
+    rulesetBefore,
+    rulesetAfter: nft('list', 'ruleset'),
+    removal,
+    secondRemoval,
+  }
+  process.stdout.write(JSON.stringify(life))
+}
 
 function thrownBy(run: () => unknown): JailError | undefined {
   try {
@@ -109,6 +253,49 @@ function runTests(): void {
     })
     const known = [...stdout.matchAll(/^(\S+):$/gm)].map(([, name]) => name)
     t.strictSame(known.sort(), [...packages].sort())
+  })
+
+  t.test('setup and uninstall, for real, in namespaces of their own', async (t) => {
+    const dir = join(base, 'life')
+    fs.mkdirSync(dir)
+    const { stdout } = await exec(
+      '/usr/bin/unshare',
+      [
+        '--mount',
+        '--net',
+        '--pid',
+        '--fork',
+        '--kill-child',
+        '--mount-proc',
+        process.execPath,
+        self,
+        'life',
+        dir,
+      ],
+      { timeout: 90_000, maxBuffer: 1 << 24 },
+    )
+    const life = JSON.parse(stdout) as Life
+    t.match(life.first, /ready: agentjail run[^]*0$/)
+    t.match(life.first, /done {7}static deny in force/)
+    t.notMatch(life.again, /^done/m, 'the second time there is nothing to do')
+    t.strictSame(life.verify, { code: 0, text: '' }, 'systemd itself accepts the unit')
+    t.ok(life.enabled, 'and starts it at boot')
+    t.match(
+      life.gate,
+      /^agentjail-gate:x:\d{1,3}:\d{1,3}:agentjail-gate:\/nonexistent:\/usr\/sbin\/nologin$/,
+    )
+    t.equal(life.denied, 'ECONNREFUSED open', 'reserved uid refused, another let through')
+    t.match(
+      life.mended,
+      /^open [^]*done {7}static deny in force[^]* ECONNREFUSED$/,
+      'what is missing is put back',
+    )
+    t.match(life.refusedWhileRunning, 'a jail is running: process')
+    t.match(life.refusedWhileRunning, 'sleep) of uid 1900000002')
+    t.match(life.removal, /removed user aj-bot\nremoved user agentjail-gate\n[^]*0$/)
+    t.strictSame(life.left, [], 'every file as it was before')
+    t.equal(life.rulesetAfter, life.rulesetBefore)
+    t.equal(life.secondRemoval, '0', 'nothing left to remove')
   })
 
   t.test('config: absent, all comments, all set', async (t) => {

@@ -15,17 +15,22 @@ export interface FindOptions {
   readonly directories?: readonly string[]
 }
 
+/** A map that has every name that was asked for. */
+export type Tools<Name extends string> = Omit<ReadonlyMap<Name, string>, 'get'> & {
+  get(name: Name): string
+}
+
 /** How a search for one program ended. */
 export type Found =
   | { readonly state: 'found'; readonly path: string }
   | { readonly state: 'missing' }
   | { readonly state: 'unsafe'; readonly path: string; readonly problem: string }
 
-/** Absolute paths by name. Throws TOOL_MISSING for all that are missing at once. */
+/** Absolute paths by name. Throws TOOL_MISSING, for all that are missing at once. */
 export function findTools<const Name extends string>(
   names: readonly Name[],
   options: FindOptions = {},
-): ReadonlyMap<Name, string> & { get(name: Name): string } {
+): Tools<Name> {
   const found = names.map((name) => [name, findTool(name, options)] as const)
   const missing = found.filter(([, { state }]) => state === 'missing').map(([name]) => name)
   if (missing.length > 0) {
@@ -45,7 +50,7 @@ export function findTools<const Name extends string>(
     tool.state === 'found' ? [[name, tool.path] as const] : [],
   )
   // Every name asked for is in it, or this was not reached.
-  return new Map(paths) as ReadonlyMap<Name, string> & { get(name: Name): string }
+  return new Map(paths) as ReadonlyMap<Name, string> as Tools<Name>
 }
 
 /** Looks for one program; the first directory that has it decides. */

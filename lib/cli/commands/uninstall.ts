@@ -1,0 +1,47 @@
+/**
+ * `agentjail uninstall`: takes away everything agentjail put on this machine, packages aside.
+ */
+import { JailError } from '../../errors.js'
+import { withLock } from '../../session/lock.js'
+import { isAlive, openRegistry } from '../../session/registry.js'
+import { loadConfig } from '../../setup/config.js'
+import { uninstall } from '../../setup/uninstall.js'
+import { realSystem } from '../../system/real.js'
+import type { System } from '../../system/types.js'
+import type { CommandIo } from '../io.js'
+
+export interface UninstallArgs {
+  /** Logs and a changed configuration too. */
+  readonly purge: boolean
+}
+
+/** Exit 0: nothing is left but what it says. Throws `JailError`: NOT_ROOT, STATE, CLEANUP_PARTIAL. */
+export async function uninstallCommand(args: UninstallArgs, io: CommandIo): Promise<number> {
+  if (process.geteuid?.() !== 0) {
+    throw new JailError('NOT_ROOT', 'uninstall changes the system and needs root', {
+      hint: 'sudo agentjail uninstall',
+    })
+  }
+  const system = realSystem()
+  const config = await loadConfig()
+  const say = (line: string): unknown => io.stdout.write(`${line}\n`)
+  const remove = async (): Promise<void> => {
+    await refuseWhileHeld(system, config.stateDir)
+    await uninstall({ system, config, purge: args.purge, say })
+  }
+  // Without a state directory nothing was ever set up or running here, and there is nothing to lock.
+  if ((await system.lstat(config.stateDir)) === undefined) await remove()
+  else await withLock(config.stateDir, remove)
+  return 0
+}
+
+/** A jail that is just starting has no process of its uid yet. */
+async function refuseWhileHeld(system: System, stateDir: string): Promise<void> {
+  for (const { name, owner } of await openRegistry(system, stateDir).list()) {
+    if (await isAlive(system, owner)) {
+      throw new JailError('STATE', `jail ${name} is running (pid ${String(owner.pid)})`, {
+        hint: 'end it first; see: agentjail status',
+      })
+    }
+  }
+}

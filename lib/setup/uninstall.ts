@@ -1,0 +1,155 @@
+/**
+ * What `agentjail uninstall` takes away.
+ * Invariant: refuses while a process of a reserved user lives; accounts go before the deny does, and
+ * where one could not be removed, the deny stays. Only what is marked as agentjail's is touched.
+ */
+import { dirname } from 'node:path'
+import { listAccounts, removeAccount } from '../account/linux.js'
+import { parsePasswd } from '../account/passwd.js'
+import { nftablesBackend } from '../backend/nftables/index.js'
+import { JailError, errorMessage } from '../errors.js'
+import { findTool, findTools } from '../system/tools.js'
+import type { System } from '../system/types.js'
+import { findBoot } from './boot.js'
+import { type Config, defaultConfigText } from './config.js'
+import { processesInRange } from './deny.js'
+import { paths } from './units.js'
+
+export interface UninstallOptions {
+  readonly system: System
+  readonly config: Config
+  /** Logs and a changed configuration too. */
+  readonly purge: boolean
+  /** One line a thing done or kept. */
+  readonly say: (line: string) => void
+}
+
+/** Goes on past failures and throws CLEANUP_PARTIAL with all of them at the end. */
+export async function uninstall(options: UninstallOptions): Promise<void> {
+  const { system, config, say } = options
+  await refuseWhileRunning(options)
+  const failures: string[] = []
+  const attempt = async (what: string, work: () => Promise<boolean>): Promise<boolean> => {
+    try {
+      if (await work()) say(`removed ${what}`)
+      return true
+    } catch (error) {
+      failures.push(`${what}: ${errorMessage(error)}`)
+      return false
+    }
+  }
+  const areAccountsGone = await removeAccounts(options, attempt)
+  await attempt('the unit that denies at boot', () => removeBoot(system))
+  await attempt(paths.tmpfiles, () => removeFile(system, paths.tmpfiles))
+  await attempt(paths.denyRules, () => removeFile(system, paths.denyRules))
+  await attempt(paths.config, () => removeConfig(options))
+  await attempt(paths.configDir, () => removeEmptyDir(system, paths.configDir))
+  if (areAccountsGone) {
+    await attempt('firewall tables', () => removeTables(system, config))
+    await attempt(config.homeDir, () => removeTree(system, config.homeDir))
+    await attempt(dirname(config.homeDir), () => removeOwnParent(system, config.homeDir))
+  } else failures.push('firewall tables: kept, since an account is left')
+  await attempt(config.stateDir, () => removeTree(system, config.stateDir))
+  if (options.purge) await attempt(config.logDir, () => removeTree(system, config.logDir))
+  else if ((await system.lstat(config.logDir)) !== undefined) say(`kept ${config.logDir}`)
+  if (failures.length > 0) {
+    throw new JailError('CLEANUP_PARTIAL', `not everything was removed:\n${failures.join('\n')}`, {
+      hint: 'mend what is named and run it again',
+    })
+  }
+}
+
+async function refuseWhileRunning({ system, config }: UninstallOptions): Promise<void> {
+  const [one, ...more] = await processesInRange(system, config.uidRange)
+  if (one === undefined) return
+  const others = more.length === 0 ? '' : ` and ${String(more.length)} more`
+  throw new JailError(
+    'STATE',
+    `a jail is running: process ${String(one.pid)} (${one.name}) of uid ${String(one.uid)}${others}`,
+    { hint: 'end it first; see: agentjail status' },
+  )
+}
+
+type Attempt = (what: string, work: () => Promise<boolean>) => Promise<boolean>
+
+async function removeAccounts(
+  { system, config }: UninstallOptions,
+  attempt: Attempt,
+): Promise<boolean> {
+  const { first, last } = config.uidRange
+  // Marked *and* of the range: an account that only looks like ours is somebody's.
+  const accounts = (await listAccounts(system)).filter(({ uid }) => uid >= first && uid <= last)
+  const gate = parsePasswd((await system.readFile('/etc/passwd')) ?? '').find(
+    ({ name, comment }) => name === config.gateUser && comment === 'agentjail-gate',
+  )
+  const doomed = gate === undefined ? accounts : [...accounts, gate]
+  if (doomed.length === 0) return true
+  const found = findTools(['useradd', 'userdel'])
+  const tools = { useradd: found.get('useradd'), userdel: found.get('userdel') }
+  let isAllGone = true
+  for (const entry of doomed) {
+    const isGone = await attempt(`user ${entry.name}`, async () => {
+      // userdel leaves them, and the next owner of the name would have them.
+      for (const spool of ['/var/spool/cron/crontabs', '/var/spool/cron']) {
+        await removeFile(system, `${spool}/${entry.name}`)
+      }
+      await removeAccount(system, config, tools, entry)
+      return true
+    })
+    isAllGone &&= isGone || entry === gate
+  }
+  return isAllGone
+}
+
+async function removeBoot(system: System): Promise<boolean> {
+  const boot = await findBoot(system, '/usr/sbin/nft')
+  const isThere =
+    (await system.lstat(paths.unit)) !== undefined ||
+    (await system.lstat(paths.openrc)) !== undefined
+  if (isThere) await boot.remove()
+  return isThere
+}
+
+async function removeTables(system: System, config: Config): Promise<boolean> {
+  const nft = findTool('nft')
+  if (nft.state !== 'found') return false
+  const { stdout } = await system.run([nft.path, 'list', 'tables', 'inet'])
+  if (!/^table inet agentjail/m.test(stdout)) return false
+  const tools = { nft: nft.path, ip: '', unshare: '', nsenter: '' }
+  await nftablesBackend({ system, tools, stateDir: config.stateDir }).uninstall()
+  return true
+}
+
+async function removeConfig({ system, purge, say }: UninstallOptions): Promise<boolean> {
+  const text = await system.readFile(paths.config)
+  if (text !== undefined && text !== defaultConfigText && !purge) {
+    say(`kept ${paths.config}: it was changed`)
+    return false
+  }
+  return await removeFile(system, paths.config)
+}
+
+async function removeFile(system: System, path: string): Promise<boolean> {
+  const stat = await system.lstat(path)
+  if (stat === undefined || stat.kind === 'directory') return false
+  await system.removeFile(path)
+  return true
+}
+
+async function removeTree(system: System, path: string): Promise<boolean> {
+  const stat = await system.lstat(path)
+  if (stat?.kind !== 'directory') return false
+  await system.removeDir(path)
+  return true
+}
+
+async function removeEmptyDir(system: System, path: string): Promise<boolean> {
+  if ((await system.list(path)).length > 0) return false
+  return await removeTree(system, path)
+}
+
+/** /var/lib/agentjail above the homes, if it is named so and nothing else is in it. */
+async function removeOwnParent(system: System, homeDir: string): Promise<boolean> {
+  const parent = dirname(homeDir)
+  return parent.endsWith('/agentjail') ? await removeEmptyDir(system, parent) : false
+}
