@@ -39,6 +39,8 @@ export interface NetworkPlan {
   }[]
   /** Grants by address (`uid` only; in `namespace` the gate relays them). */
   readonly kernel: readonly KernelGrant[]
+  /** Destinations that the policy denies by address: they win over `kernel` and over pins. Absent: none. */
+  readonly denied?: readonly KernelGrant['cidr'][]
   /** Ports of the host's loopback that the jail may connect to, and may serve. */
   readonly loopbackConnect: readonly number[]
   readonly loopbackListen: readonly number[]
@@ -57,6 +59,8 @@ export interface GatePort {
   readonly proto: 'tcp' | 'udp'
   readonly port: number
   readonly gatePort: number
+  /** `proxy`: the CONNECT and SOCKS5h listener (macOS), which takes over no port: `port` is its own. */
+  readonly role?: 'proxy'
 }
 
 export interface Pin {

@@ -46,7 +46,8 @@ export function networkPlan(policy: Policy, request: NetworkRequest): NetworkPla
       },
     )
   }
-  return { ...common, ...plan }
+  const denied = policy.denies.flatMap(({ cidr }) => (cidr === undefined ? [] : [cidr]))
+  return { ...common, ...plan, ...(isolation === 'uid' && denied.length > 0 ? { denied } : {}) }
 }
 
 type Ports = Pick<NetworkPlan, 'gateTcp' | 'gateUdp' | 'pinned' | 'kernel' | 'loopbackConnect'>

@@ -1,6 +1,14 @@
 /** Policies made by hand for the macOS tests: short to write, complete for the types. */
 import { isIPv4 } from 'node:net'
-import type { Cidr, CidrGrant, Deny, Grant, HostPattern, Policy } from '../../lib/policy/types.js'
+import type {
+  Cidr,
+  CidrGrant,
+  Deny,
+  Grant,
+  HostPattern,
+  Policy,
+  PortRange,
+} from '../../lib/policy/types.js'
 
 const origin = { file: 'test', line: 1, column: 1 }
 
@@ -77,61 +85,31 @@ export function policy(name: string, more: Partial<Policy> = {}): Policy {
 }
 
 /** The policies whose rulesets are kept as golden files: each exercises another part of the compiler. */
-export const goldenPolicies: readonly { policy: Policy; addresses: Record<string, string[]> }[] = [
-  { policy: policy('closed'), addresses: {} },
-  {
-    policy: policy('openai-telegram', {
-      grants: [grant('g1', 'api.openai.com'), grant('g2', 'api.telegram.org')],
-    }),
-    addresses: {},
-  },
-  {
-    policy: policy('mail-and-ssh', {
-      grants: [
-        grant('g1', 'smtp.example.com', {
-          inspect: 'none',
-          ports: [
-            { first: 465, last: 465 },
-            { first: 587, last: 587 },
-          ],
-        }),
-        grant('g2', 'github.com', { inspect: 'none', ports: [{ first: 22, last: 22 }] }),
-        grant('g3', 'time.example.com', {
-          inspect: 'none',
-          proto: 'udp',
-          ports: [{ first: 123, last: 123 }],
-        }),
-      ],
-      cidrs: [cidrGrant('c1', '198.51.100.0/24', 5432), cidrGrant('c2', '2001:db8:5::/48', 5432)],
-      denies: [denyCidr('198.51.100.66/32')],
-    }),
-    addresses: {
-      g1: ['203.0.113.25', '2001:db8::25'],
-      g2: ['203.0.113.22'],
-      g3: [],
-    },
-  },
-  {
-    policy: policy('local-services', {
-      grants: [
-        grant('g1', '*.example.com', {
-          inspect: 'none',
-          ports: [{ first: 8000, last: 8010 }],
-        }),
-      ],
-      loopback: { connect: [5432], listen: [3000] },
-      ipv6: false,
-    }),
-    addresses: { g1: ['203.0.113.80', '2001:db8::80'] },
-  },
-  {
-    policy: policy('transparent', {
-      grants: [
-        grant('g1', 'api.openai.com'),
-        grant('g2', 'www.example.com', { ports: [{ first: 80, last: 80 }] }),
-      ],
-      transparent: true,
-    }),
-    addresses: {},
-  },
+export const goldenPolicies: readonly Policy[] = [
+  policy('closed'),
+  policy('openai-telegram', {
+    grants: [grant('g1', 'api.openai.com'), grant('g2', 'api.telegram.org')],
+  }),
+  policy('mail-and-ssh', {
+    grants: [
+      grant('g1', 'smtp.example.com', { inspect: 'none', ports: [port(465), port(587)] }),
+      grant('g2', 'github.com', { inspect: 'none', ports: [port(22)] }),
+      grant('g3', 'time.example.com', { inspect: 'none', proto: 'udp', ports: [port(123)] }),
+    ],
+    cidrs: [cidrGrant('c1', '198.51.100.0/24', 5432), cidrGrant('c2', '2001:db8:5::/48', 5432)],
+    denies: [denyCidr('198.51.100.66/32')],
+  }),
+  policy('local-services', {
+    grants: [grant('g1', '*.example.com', { inspect: 'none', ports: [port(8000, 8010)] })],
+    loopback: { connect: [5432], listen: [3000] },
+    ipv6: false,
+  }),
+  policy('transparent', {
+    grants: [grant('g1', 'api.openai.com'), grant('g2', 'www.example.com', { ports: [port(80)] })],
+    transparent: true,
+  }),
 ]
+
+function port(first: number, last = first): PortRange {
+  return { first, last }
+}

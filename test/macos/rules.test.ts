@@ -17,7 +17,7 @@ import { jailOf, noNames, rulesetOf } from './rulesets.js'
 const goldenDir = new URL('../../../test/golden/', import.meta.url)
 
 t.test('each policy compiles to its golden file', async (t) => {
-  const all = goldenPolicies.map(({ policy, addresses }, index) => jailOf(policy, index, addresses))
+  const all = goldenPolicies.map(jailOf)
   const cases: [string, string][] = [
     ...all.map((jail): [string, string] => [jail.name, printRuleset(rulesetOf([jail]))]),
     ['no-jail', printRuleset(rulesetOf([]))],
@@ -32,8 +32,8 @@ t.test('each policy compiles to its golden file', async (t) => {
 })
 
 t.test('the strict parser takes it, and lists it as agentjail expects it back', async (t) => {
-  for (const [index, { policy, addresses }] of goldenPolicies.entries()) {
-    const ruleset = rulesetOf([jailOf(policy, index, addresses)])
+  for (const [index, policy] of goldenPolicies.entries()) {
+    const ruleset = rulesetOf([jailOf(policy, index)])
     const { statements } = parsePf(printRuleset(ruleset), noNames)
     const listing = (kind: string) =>
       statements.filter((rule) => rule.kind === kind).map((rule) => formatRule(rule, new Map()))

@@ -1,7 +1,9 @@
 /** Rulesets of the test policies as agentjail loads them, and the stock ruleset of macOS around them. */
-import { compilePf, type UidRange } from '../../lib/backend/pf/compile.js'
-import { pfJail, redirectedPorts, type PfJail } from '../../lib/backend/pf/jail.js'
+import { compilePf } from '../../lib/backend/pf/compile.js'
+import { pfJail, type PfJail } from '../../lib/backend/pf/jail.js'
 import type { PfRuleset } from '../../lib/backend/pf/types.js'
+import type { GatePort, NetworkPlan, UidRange } from '../../lib/backend/types.js'
+import { networkPlan } from '../../lib/plan/network.js'
 import type { Policy } from '../../lib/policy/types.js'
 import type { Parsed } from './model/pf/ast.js'
 import type { PfWorld } from './model/pf/eval.js'
@@ -10,21 +12,35 @@ import { parsePf, type ParseEnvironment } from './model/pf/parse.js'
 export const reserved: UidRange = { first: 1_900_000_000, last: 1_900_099_999 }
 export const selfAddresses = ['192.168.1.10', 'fe80::1', '2001:db8:f::10']
 
-export function jailOf(
-  policy: Policy,
-  index: number,
-  addresses: Record<string, readonly string[]>,
-): PfJail {
-  const redirects = redirectedPorts(policy).map((port, at) => ({
-    port,
-    to: 49_500 + index * 20 + at,
-  }))
-  return pfJail(
-    policy,
-    reserved.first + 1 + index,
-    { proxy: 49_100 + index, redirects },
-    new Map(Object.entries(addresses)),
-  )
+/** The network plan of a policy, as `run` makes it, and the gate's ports as a session would report them. */
+export function jailOf(policy: Policy, index: number): PfJail {
+  const plan = networkOf(policy, index)
+  const gate: GatePort[] = [
+    { proto: 'tcp', port: 49_100 + index, gatePort: 49_100 + index, role: 'proxy' },
+  ]
+  if (policy.transparent)
+    for (const [proto, ranges] of [
+      ['tcp', plan.gateTcp],
+      ['udp', plan.gateUdp],
+    ] as const)
+      for (const { first, last } of ranges)
+        for (let port = first; port <= last; port++)
+          gate.push({ proto, port, gatePort: 49_500 + index * 20 + gate.length })
+  return pfJail(plan, gate)
+}
+
+export function networkOf(policy: Policy, index: number): NetworkPlan {
+  const request = {
+    jail: policy.name,
+    uid: uidOf(index),
+    range: reserved,
+    isolation: 'uid',
+  } as const
+  return networkPlan(policy, request)
+}
+
+export function uidOf(index: number): number {
+  return reserved.first + 1 + index
 }
 
 export function rulesetOf(jails: readonly PfJail[]): PfRuleset {

@@ -11,9 +11,11 @@
  *   them, so that nobody else's fragments (NAT of a virtual machine) are dropped. Port 0 never passes pf.
  * - No ICMP rule: pf cannot tell whose an ICMP packet is, and other users' must not be cut.
  */
-import type { Cidr } from '../../policy/types.js'
-import type { PfDirect, PfJail } from './jail.js'
-import { denyTable, directTable, label, selfTable } from './names.js'
+import { JailError } from '../../errors.js'
+import type { Cidr, PortRange } from '../../policy/types.js'
+import type { UidRange } from '../types.js'
+import type { PfJail, PfTakeover } from './jail.js'
+import { label, pinTable, selfTable } from './names.js'
 import type {
   PfAddress,
   PfEndpoint,
@@ -24,19 +26,14 @@ import type {
   PfTable,
 } from './types.js'
 
-export interface UidRange {
-  /** Inclusive. */
-  readonly first: number
-  readonly last: number
-}
-
 /** `self`: the machine's own addresses, needed only where a jail is transparent. */
 export function compilePf(
   jails: readonly PfJail[],
   reserved: UidRange,
   self: readonly string[] = [],
 ): PfRuleset {
-  const transparent = jails.some((jail) => jail.gate.redirects.length > 0)
+  refuseSharedTakeovers(jails)
+  const transparent = jails.some((jail) => jail.takeovers.length > 0)
   const selfAddresses = ['127.0.0.0/8', '::1', ...self]
   return {
     tables: [
@@ -48,14 +45,26 @@ export function compilePf(
   }
 }
 
+/** An inbound redirect is blind to users: two jails' packets for one port could not be told apart. */
+function refuseSharedTakeovers(jails: readonly PfJail[]): void {
+  const owners = new Map<string, string>()
+  for (const jail of jails)
+    for (const { proto, port } of jail.takeovers) {
+      const key = `${proto}/${String(port)}`
+      const owner = owners.get(key)
+      if (owner !== undefined)
+        throw new JailError(
+          'BACKEND',
+          `jails ${owner} and ${jail.name} both take over port ${key}: macOS cannot tell them apart`,
+          { hint: `run one of them without "transparent: true": the proxy gate serves any number` },
+        )
+      owners.set(key, jail.name)
+    }
+}
+
+/** Without content: a load for one jail must not undo what another jail has pinned meanwhile. */
 function tablesOf(jail: PfJail): PfTable[] {
-  const tables = jail.direct.map(({ id, addresses }) => ({
-    name: directTable(jail.uid, id),
-    addresses: addresses.filter((address) => jail.ipv6 || !address.includes(':')),
-  }))
-  if (jail.denied.length > 0)
-    tables.push({ name: denyTable(jail.uid), addresses: [...jail.denied] })
-  return tables
+  return jail.pinned.map(({ grant }) => ({ name: pinTable(jail.uid, grant) }))
 }
 
 /**
@@ -63,11 +72,11 @@ function tablesOf(jail: PfJail): PfTable[] {
  * everybody else's loopback traffic is that their destination is no address of this machine.
  */
 function redirectsOf(jail: PfJail): PfRedirect[] {
-  return jail.gate.redirects.flatMap(({ port, to }) =>
+  return jail.takeovers.flatMap(({ proto, port, to }) =>
     loopbacks.map(({ family, cidr }) => ({
       interface: 'lo0',
       family,
-      proto: 'tcp' as const,
+      proto,
       from: any,
       to: { address: table(selfTable, true), port: is(port) },
       target: { address: cidr.address, port: to },
@@ -82,32 +91,33 @@ function rulesOf(jail: PfJail): PfRule[] {
     ...gateRules(jail),
     ...jail.loopback.connect.flatMap((port) => loopbackConnectRules(jail, port)),
     ...deniedRules(jail),
-    ...jail.gate.redirects.flatMap(({ port }) => transparentRules(jail, port)),
-    ...jail.direct.flatMap((direct) => directRules(jail, direct)),
+    ...jail.takeovers.flatMap((takeover) => takeoverRules(jail, takeover)),
+    ...jail.pinned.flatMap(({ grant, proto, ports }) =>
+      kernelRules(jail, grant, proto, ports, table(pinTable(jail.uid, grant)), undefined),
+    ),
+    ...jail.kernel.flatMap(({ grant, proto, ports, cidr }) =>
+      kernelRules(jail, grant, proto, ports, literal(cidr), cidr.family),
+    ),
     ...denials(jail.uid),
   ]
 }
 
 /**
- * `loopback.listen`: others on this machine may connect. What leaves from that port must carry ACK, or the
- * jail could bind it and connect to any loopback service.
+ * `loopback.listen`: others on this machine may connect. The port opens nothing from within: the jail could
+ * bind it and connect from there to any loopback service.
  */
 function listenRules({ uid, loopback }: PfJail): PfRule[] {
   return loopback.listen.flatMap((port) =>
     loopbacks.flatMap(({ family, cidr }) => {
       const here: PfEndpoint = { address: literal(cidr), port: is(port) }
       const there: PfEndpoint = { address: literal(cidr) }
-      const common = {
-        ...onLoopback,
-        family,
-        proto: 'tcp',
-        user: user(uid),
-        state: 'none',
-      } as const
       const name = label(uid, `listen-${String(port)}`)
+      const common = { ...onLoopback, family, proto: 'tcp', user: user(uid), label: name } as const
+      const open = { ...common, flags: 'any', state: 'none' } as const
       return [
-        pass('in', { ...common, from: there, to: here, flags: 'any', label: name }),
-        pass('out', { ...common, from: here, to: there, flags: 'A/A', label: name }),
+        block('out', { ...common, from: here, to: there, flags: 'S/SA' }),
+        pass('out', { ...open, from: here, to: there }),
+        pass('in', { ...open, from: there, to: here }),
       ]
     }),
   )
@@ -125,26 +135,28 @@ function noInboundConnections({ uid }: PfJail): PfRule {
   })
 }
 
-/** The jail reaches its own gate; nobody else does. */
-function gateRules({ uid, gate }: PfJail): PfRule[] {
-  const rules = loopbackService(uid, loopbacks[0], gate.proxy, 'gate')
-  const ports = [
-    { port: gate.proxy, at: [loopbacks[0]] },
-    ...gate.redirects.map(({ to }) => ({ port: to, at: loopbacks })),
+/** The jail reaches its own gate; nobody else does, and the taken over ports only by being taken over. */
+function gateRules({ uid, proxy, takeovers }: PfJail): PfRule[] {
+  const closed = takeovers.flatMap(({ proto, to }) =>
+    loopbacks.map((at) => gateOfAnother(uid, at, proto, to)),
+  )
+  if (proxy === undefined) return closed
+  return [
+    ...loopbackService(uid, loopbacks[0], proxy, 'gate'),
+    gateOfAnother(uid, loopbacks[0], 'tcp', proxy),
+    ...closed,
   ]
-  for (const { port, at } of ports)
-    for (const { family, cidr } of at)
-      rules.push(
-        block('out', {
-          ...onLoopback,
-          family,
-          proto: 'tcp',
-          from: any,
-          to: { address: literal(cidr), port: is(port) },
-          label: label(uid, 'gate-of-another'),
-        }),
-      )
-  return rules
+}
+
+function gateOfAnother(uid: number, at: Loopback, proto: 'tcp' | 'udp', port: number): PfRule {
+  return block('out', {
+    ...onLoopback,
+    family: at.family,
+    proto,
+    from: any,
+    to: { address: literal(at.cidr), port: is(port) },
+    label: label(uid, 'gate-of-another'),
+  })
 }
 
 function loopbackConnectRules({ uid }: PfJail, port: number): PfRule[] {
@@ -172,52 +184,62 @@ function loopbackService(uid: number, at: Loopback, port: number, name: string):
 
 /** In both directions: a UDP socket would hear a denied address that a grant's range includes. */
 function deniedRules({ uid, denied }: PfJail): PfRule[] {
-  if (denied.length === 0) return []
-  const far: PfEndpoint = { address: table(denyTable(uid)), port: allPorts }
-  return (['tcp', 'udp'] as const).flatMap((proto) => {
-    const common = { proto, user: user(uid), label: label(uid, 'denied-cidr') } as const
-    return [
-      block('out', { ...common, from: any, to: far }),
-      block('in', { ...common, from: far, to: any }),
-    ]
+  return denied.flatMap((cidr) => {
+    const far: PfEndpoint = { address: literal(cidr), port: allPorts }
+    return (['tcp', 'udp'] as const).flatMap((proto) => {
+      const name = label(uid, 'denied-cidr')
+      const common = { family: cidr.family, proto, user: user(uid), label: name }
+      return [
+        block('out', { ...common, from: any, to: far }),
+        block('in', { ...common, from: far, to: any }),
+      ]
+    })
   })
 }
 
 /**
- * Sends the jail's inspected port to lo0, where the redirect takes it to the gate. Not on lo0, or a service
- * of somebody else on 127.0.0.1 would be reached; stateful, because replies carry the original destination.
+ * Sends the jail's packets for this port to lo0, where the redirect takes them to the gate. Not on lo0, or a
+ * service of somebody else on 127.0.0.1 would be reached; stateful, because replies carry the original
+ * destination. The gate judges each connection, so no grant hangs on the state.
  */
-function transparentRules({ uid }: PfJail, port: number): PfRule[] {
+function takeoverRules({ uid }: PfJail, { proto, port }: PfTakeover): PfRule[] {
   return loopbacks.map(({ family, cidr }) =>
     pass('out', {
       interface: { name: 'lo0', not: true },
       routeTo: { interface: 'lo0', address: cidr.address },
       family,
-      proto: 'tcp',
+      proto,
       from: any,
       to: { ...any, port: is(port) },
       user: user(uid),
-      flags: 'S/SA',
+      ...(proto === 'tcp' ? { flags: 'S/SA' as const } : {}),
       state: 'keep',
-      label: label(uid, `transparent-${String(port)}`),
+      label: label(uid, `takeover-${proto}-${String(port)}`),
     }),
   )
 }
 
 /** Not on lo0: the machine's own addresses are reached there, and they are loopback, not network. */
-function directRules(jail: PfJail, direct: PfDirect): PfRule[] {
-  const address = table(directTable(jail.uid, direct.id))
-  return direct.ports.flatMap((range) => {
+function kernelRules(
+  jail: PfJail,
+  grant: string,
+  proto: 'tcp' | 'udp',
+  ports: readonly PortRange[],
+  address: PfAddress,
+  family: 4 | 6 | undefined,
+): PfRule[] {
+  // Without IPv6 no table holds such an address; the rule says it once more.
+  const only = family ?? (jail.ipv6 ? undefined : 4)
+  return ports.flatMap((range) => {
     const far: PfEndpoint = { address, port: portTest(range.first, range.last) }
     const common = {
       interface: { name: 'lo0', not: true },
-      // Without IPv6 the table holds no such address either; the rule says it once more.
-      ...(jail.ipv6 ? {} : { family: 4 as const }),
-      proto: direct.proto,
+      ...(only === undefined ? {} : { family: only }),
+      proto,
       user: user(jail.uid),
-      ...(direct.proto === 'tcp' ? { flags: 'any' as const } : {}),
+      ...(proto === 'tcp' ? { flags: 'any' as const } : {}),
       state: 'none',
-      label: label(jail.uid, direct.id),
+      label: label(jail.uid, grant),
     } as const
     return [
       pass('out', { ...common, from: any, to: far }),
@@ -284,7 +306,9 @@ function user(uid: number): { kind: 'is'; uid: number } {
   return { kind: 'is', uid }
 }
 
+/** pf lists a whole family as `any`. */
 function literal(cidr: Cidr): PfAddress {
+  if (cidr.prefix === 0) return { kind: 'any' }
   return { kind: 'cidr', cidr }
 }
 

@@ -12,14 +12,9 @@ export const defaultAnchor = 'com.apple/agentjail'
 /** The machine's own addresses. */
 export const selfTable = 'aj_self'
 
-/** Addresses of one grant of the jail with this uid. */
-export function directTable(uid: number, grant: string): string {
+/** Pinned addresses of one grant of the jail with this uid. */
+export function pinTable(uid: number, grant: string): string {
   return `aj_${String(uid)}_${grant}`
-}
-
-/** CIDRs that the policy of the jail with this uid denies. */
-export function denyTable(uid: number): string {
-  return `aj_${String(uid)}_deny`
 }
 
 /** By uid, not by name: bounded, and what the log reader needs. */

@@ -37,8 +37,10 @@ export function listedRedirects(ruleset: PfRuleset): readonly string[] {
 
 /** One line: a comma followed by a newline within the braces is a syntax error of pf's parser. */
 export function printTable(table: PfTable): string {
+  const name = checkedTable(table.name)
+  if (table.addresses === undefined) return `table <${name}> persist`
   const content = table.addresses.map(checkedAddress).join(', ')
-  return `table <${checkedTable(table.name)}> persist { ${content}${content === '' ? '' : ' '}}`
+  return `table <${name}> persist { ${content}${content === '' ? '' : ' '}}`
 }
 
 /** A filter rule in the order in which pfctl itself prints the parts. */

@@ -49,7 +49,7 @@ export interface PfRule {
   readonly to: PfEndpoint
   readonly user?: PfUser
   /** TCP only. `any` is no test; it keeps pf's default of `S/SA` from being added to a pass rule. */
-  readonly flags?: 'any' | 'S/SA' | 'A/A'
+  readonly flags?: 'any' | 'S/SA'
   /** Of pass rules. `none`: each packet is judged anew, so what is withdrawn is closed at its next packet. */
   readonly state?: 'none' | 'keep'
   /** At most 63 characters. Labelled rules are left alone by pfctl's optimizer and counted by `-s labels`. */
@@ -66,10 +66,11 @@ export interface PfRedirect {
   readonly target: { readonly address: string; readonly port: number }
 }
 
-/** A `persist` table with its whole content: addresses and CIDRs in canonical form. */
+/** A `persist` table. `addresses` absent: a load leaves its content as it is. */
 export interface PfTable {
   readonly name: string
-  readonly addresses: readonly string[]
+  /** Addresses and CIDRs in canonical form. */
+  readonly addresses?: readonly string[]
 }
 
 /** All that stands in agentjail's anchor; loaded in one transaction. */

@@ -190,13 +190,20 @@ function hostIs(world: PfWorld, anchor: string, host: Host, address: string): bo
   }
 }
 
+const lists = new Map<string, { family: 'ipv4' | 'ipv6'; list: BlockList }>()
+
 export function inNet(address: string, net: string): boolean {
-  const [base = '', length] = net.split('/')
-  const family = isIPv4(base) ? 'ipv4' : 'ipv6'
-  if ((isIPv4(address) ? 'ipv4' : 'ipv6') !== family) return false
-  const list = new BlockList()
-  list.addSubnet(base, Number(length ?? (family === 'ipv4' ? 32 : 128)), family)
-  return list.check(address, family)
+  let known = lists.get(net)
+  if (known === undefined) {
+    const [base = '', length] = net.split('/')
+    const family = isIPv4(base) ? 'ipv4' : 'ipv6'
+    const list = new BlockList()
+    list.addSubnet(base, Number(length ?? (family === 'ipv4' ? 32 : 128)), family)
+    known = { family, list }
+    lists.set(net, known)
+  }
+  const family = isIPv4(address) ? 'ipv4' : 'ipv6'
+  return family === known.family && known.list.check(address, family)
 }
 
 function stateOf(packet: Packet): State {
