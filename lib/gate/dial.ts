@@ -1,0 +1,83 @@
+/**
+ * Connects to one of several addresses, the next started when the one before is slow (RFC 8305).
+ * Invariant: exactly one connection survives; the others are destroyed.
+ */
+import net from 'node:net'
+
+/** RFC 8305 section 5: "Connection Attempt Delay", 250 ms recommended. */
+const attemptDelayMs = 250
+const connectTimeoutMs = 15_000
+/** So that a dead peer of a silent connection is noticed in the end. */
+const keepAliveMs = 60_000
+
+export interface DialOptions {
+  /** Bytes that a paused reader may buffer. */
+  readonly highWaterMark?: number
+  readonly signal?: AbortSignal
+  readonly timeoutMs?: number
+}
+
+/** Rejects with the last error when no address takes the connection. */
+export function dialAddresses(
+  addresses: readonly string[],
+  port: number,
+  options: DialOptions = {},
+): Promise<net.Socket> {
+  return new Promise((resolve, reject) => {
+    const attempts = new Set<net.Socket>()
+    let next = 0
+    let delay: NodeJS.Timeout | undefined
+    let lastError: Error = new Error('no address to connect to')
+
+    const finish = (settle: () => void, winner?: net.Socket): void => {
+      clearTimeout(delay)
+      clearTimeout(overall)
+      options.signal?.removeEventListener('abort', onAbort)
+      next = addresses.length
+      for (const attempt of attempts) if (attempt !== winner) attempt.destroy()
+      attempts.clear()
+      settle()
+    }
+    const start = (): void => {
+      clearTimeout(delay)
+      const address = addresses[next++]
+      if (address === undefined) {
+        if (attempts.size === 0) finish(() => reject(lastError))
+        return
+      }
+      const socket = net.connect({
+        host: address,
+        port,
+        allowHalfOpen: true,
+        noDelay: true,
+        keepAlive: true,
+        keepAliveInitialDelay: keepAliveMs,
+        ...(options.highWaterMark === undefined ? {} : { highWaterMark: options.highWaterMark }),
+      } as net.NetConnectOpts)
+      attempts.add(socket)
+      const onError = (error: Error): void => {
+        lastError = error
+        if (attempts.delete(socket)) start()
+      }
+      socket.once('error', onError)
+      socket.once('connect', () => {
+        if (!attempts.has(socket)) return
+        socket.off('error', onError)
+        finish(() => resolve(socket), socket)
+      })
+      if (next < addresses.length) delay = setTimeout(start, attemptDelayMs)
+    }
+    const onAbort = (): void => {
+      finish(() => reject(new Error('given up')))
+    }
+    const overall = setTimeout(() => {
+      finish(() => reject(new Error('the connection timed out')))
+    }, options.timeoutMs ?? connectTimeoutMs)
+    if (options.signal?.aborted === true) {
+      onAbort()
+      return
+    }
+    options.signal?.addEventListener('abort', onAbort)
+    start()
+  })
+}
