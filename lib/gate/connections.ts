@@ -65,6 +65,13 @@ export class Connections {
     return true
   }
 
+  /** As `onUp`, for bytes of HTTP requests, which may share a connection. */
+  upload(grant: Grant, bytes: number): ReasonCode | undefined {
+    if (this.#budgets.upload(grant, bytes)) return undefined
+    this.#cutSpent()
+    return 'budget-upload'
+  }
+
   onDown(connection: Connection, bytes: number): void {
     connection.down += bytes
     this.down += bytes
@@ -88,19 +95,21 @@ export class Connections {
   /** Cuts what the new policy no longer allows, or wants to look into more closely. */
   cutWithdrawn(grants: Grants): number {
     let cut = 0
-    for (const connection of [...this.#live]) {
-      if (isStillGranted(connection, grants)) continue
-      this.#cut(connection, 'grant-withdrawn')
-      cut++
-    }
+    for (const connection of [...this.#live]) if (this.cutIfWithdrawn(connection, grants)) cut++
     return cut
+  }
+
+  cutIfWithdrawn(connection: Connection, grants: Grants): boolean {
+    if (isStillGranted(connection, grants)) return false
+    this.#cut(connection, 'grant-withdrawn')
+    return true
   }
 
   cutAll(): void {
     for (const connection of [...this.#live]) this.#cut(connection, 'grant-withdrawn')
   }
 
-  #cutSpent(cause: Connection): void {
+  #cutSpent(cause?: Connection): void {
     for (const connection of [...this.#live]) {
       if (connection === cause || this.#budgets.isSpent(connection.grant)) {
         this.#cut(connection, 'budget-upload')

@@ -33,6 +33,12 @@ export interface HttpHandlers {
   servePlain(socket: Socket, port: number, head: Buffer): void
 }
 
+/** How a client that speaks a proxy protocol is told. */
+export interface Replies {
+  readonly ready: () => void
+  readonly refused: (reason: ReasonCode) => void
+}
+
 /** A refusal on the way to a destination. */
 export class Refusal extends Error {
   readonly reason: ReasonCode
@@ -72,29 +78,24 @@ export class Relay {
   /** Handles one connection to its end. Never rejects. */
   async accept(socket: Socket, destination: string | undefined, port: number): Promise<void> {
     socket.on('error', () => undefined)
-    const policy = this.#parts.names.grants
-    let route = await chooseRoute(socket, destination, port, this.#parts.names)
-    if (policy !== this.#parts.names.grants && route.kind !== 'gone') {
-      // Chosen under a policy that is no longer in force; the hello can't be read twice.
-      route = { kind: 'refused', reason: 'grant-withdrawn', layer: 'tcp' }
-    }
+    const route = await chooseRoute(socket, destination, port, this.#parts.names)
     await this.follow(socket, route, destination, port)
   }
 
-  /** Takes a connection along a route that was chosen for it. `ready` runs once it is dialled. */
+  /** Takes a connection along a route that was chosen for it. Without `replies` a refusal is a reset. */
   async follow(
     socket: Socket,
     route: Route,
     destination: string | undefined,
     port: number,
-    ready: () => void = () => undefined,
+    replies?: Replies,
   ): Promise<void> {
     switch (route.kind) {
       case 'gone':
         socket.destroy()
         return
       case 'refused':
-        this.#refuse(socket, route, destination, port)
+        this.#refuse(socket, route, destination, port, replies)
         return
       case 'https':
         this.#parts.http.serveTls(socket, route.name, route.head, port)
@@ -104,7 +105,7 @@ export class Relay {
         return
       case 'loopback': {
         const purpose = { kind: 'loopback', port, layer: 'tcp', proto: 'tcp' } as const
-        await this.#connect(socket, [route.address], purpose, noBytes, ready)
+        await this.#connect(socket, [route.address], purpose, noBytes, replies)
         return
       }
       case 'address': {
@@ -122,7 +123,7 @@ export class Relay {
           [address],
           isByName ? { ...purpose, kind: 'name' } : purpose,
           route.head,
-          ready,
+          replies,
         )
         return
       }
@@ -130,7 +131,7 @@ export class Relay {
         const { grant, name, layer } = route
         const found = await this.#parts.names.toDial(name, port, grant)
         if ('reason' in found) {
-          this.#refuse(socket, { ...found, layer, name, grant }, destination, port)
+          this.#refuse(socket, { ...found, layer, name, grant }, destination, port, replies)
           return
         }
         const purpose = {
@@ -140,7 +141,7 @@ export class Relay {
           proto: 'tcp',
           ...optional(grant, name),
         } as const
-        await this.#connect(socket, found.addresses, purpose, route.head, ready)
+        await this.#connect(socket, found.addresses, purpose, route.head, replies)
       }
     }
   }
@@ -182,6 +183,7 @@ export class Relay {
       connections.down += connection.down
       connections.end(connection)
     })
+    if (connections.cutIfWithdrawn(connection, names.grants)) throw new Refusal('grant-withdrawn')
     return upstream
   }
 
@@ -190,14 +192,14 @@ export class Relay {
     addresses: readonly string[],
     purpose: Omit<Purpose, 'address'>,
     head: Buffer,
-    ready: () => void,
+    replies: Replies | undefined,
   ): Promise<void> {
     const { budgets, connections, names } = this.#parts
     const { grant, port, layer } = purpose
     const about = { layer, name: purpose.name, grant }
     const spent = budgets.open(grant)
     if (spent !== undefined) {
-      this.#refuse(socket, { reason: spent, ...about }, addresses[0], port)
+      this.#refuse(socket, { reason: spent, ...about }, addresses[0], port, replies)
       return
     }
     const gone = new AbortController()
@@ -205,14 +207,14 @@ export class Relay {
       gone.abort()
     }
     socket.once('close', onGone)
-    const policy = names.grants
     let upstream: Socket
     try {
       upstream = await dialAddresses(addresses, port, { highWaterMark, signal: gone.signal })
     } catch (error) {
       budgets.close(grant)
+      if (gone.signal.aborted) return
       const detail = describe(error)
-      this.#refuse(socket, { reason: 'dial-failed', detail, ...about }, addresses[0], port)
+      this.#refuse(socket, { reason: 'dial-failed', detail, ...about }, addresses[0], port, replies)
       return
     }
     socket.off('close', onGone)
@@ -220,11 +222,14 @@ export class Relay {
     const connection = connections.add({ ...purpose, address }, () => {
       reset(socket, upstream)
     })
-    // A reload while we dialled could not cut what was not there yet.
-    if (policy !== names.grants && connections.cutWithdrawn(names.grants) > 0 && connection.ended) {
+    // A reload while we resolved or dialled could not cut what was not there yet.
+    if (connections.cutIfWithdrawn(connection, names.grants)) return
+    if (socket.destroyed) {
+      upstream.destroy()
+      connections.end(connection)
       return
     }
-    ready()
+    replies?.ready()
     splice(socket, upstream, head, {
       onUp: (bytes) => connections.onUp(connection, bytes),
       onDown: (bytes) => {
@@ -247,8 +252,10 @@ export class Relay {
     },
     address: string | undefined,
     port: number,
+    replies?: Replies,
   ): void {
-    reset(socket)
+    if (replies === undefined) reset(socket)
+    else replies.refused(refusal.reason)
     const { reason, layer, name, detail, grant } = refusal
     this.#parts.decisions.report({
       verdict: 'deny',

@@ -45,6 +45,7 @@ export type Route =
 const nothing = Buffer.alloc(0)
 /** The port of plain HTTP, where the Host of each request decides. */
 const httpPort = 80
+const httpsPort = 443
 
 /**
  * `destination`: canonical, what the client connected to; absent where the redirect hid it
@@ -79,7 +80,11 @@ export async function chooseRoute(
       const [name, grant] = first
       return { kind: 'address', address: destination, grant, name, head: nothing, layer: 'tcp' }
     }
-    if (first === undefined && !mayReport(grants, destination)) return refused('address-private')
+    if (first === undefined) {
+      if (!mayReport(grants, destination)) return refused('address-private')
+      // Other protocols may have the server speak first: nothing to wait for.
+      if (port !== httpsPort) return reportRoute(names, destination, nothing)
+    }
   }
   if (port === httpPort && (pinned.length > 0 || destination === undefined)) {
     return { kind: 'http', head: nothing }
@@ -125,6 +130,12 @@ function mayReport(grants: Grants, address: string): boolean {
   return grants.answerRefusal('', address, []) === undefined
 }
 
+/** Report mode: nothing grants this, and it is passed and written down. */
+function reportRoute(names: Names, address: string, head: Buffer): Route {
+  const [name] = names.pins.namesOf(address)
+  return { kind: 'address', address, head, layer: 'tcp', ...(name === undefined ? {} : { name }) }
+}
+
 /** Reads the ClientHello; its server name decides. */
 async function byHello(
   socket: Socket,
@@ -140,7 +151,7 @@ async function byHello(
         return { kind: 'name', name, head: bytes, layer: 'sni' }
       }
       if (name === undefined) {
-        return { kind: 'address', address: destination, head: bytes, layer: 'tcp' }
+        return reportRoute(names, destination, bytes)
       }
     }
     return {

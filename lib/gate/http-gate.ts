@@ -1,0 +1,85 @@
+/**
+ * Joins the HTTP gate to the gate around it.
+ * Invariant: the HTTP gate reads the policy in force at every request, and reaches only granted names.
+ */
+import type { Socket } from 'node:net'
+import type { Decision, ReasonCode } from '../audit/record.js'
+import type { Grant } from '../policy/types.js'
+import type { Budgets } from './budgets.js'
+import { type Connections, reset } from './connections.js'
+import type { Grants } from './grants.js'
+import type { Authority } from './http/authority.js'
+import type { HttpContext } from './http/types.js'
+import type { GateConfig, GatePolicy } from './protocol.js'
+import type { HttpHandlers } from './relay.js'
+
+/** What the HTTP gate needs of the rest; functions, because a reload replaces what they give. */
+export interface HttpSurroundings {
+  readonly jail: string
+  policy(): GatePolicy
+  grants(): Grants
+  dial(name: string, port: number, grant: Grant): Promise<Socket>
+  report(decision: Decision): void
+  budgets(): Budgets
+  connections(): Connections
+}
+
+export interface LoadedHttp {
+  /** PEM of the jail's CA, where one is wanted. */
+  readonly ca?: string
+  handlers(around: HttpSurroundings): HttpHandlers
+}
+
+/** Makes the CA if one is wanted. HTTP itself is loaded with the first connection that needs it. */
+export async function loadHttp(config: GateConfig): Promise<LoadedHttp> {
+  let authority: Authority | undefined
+  if (config.wantCa) {
+    const { createAuthority } = await import('./http/authority.js')
+    authority = await createAuthority(config.jail)
+  }
+  return {
+    ...(authority === undefined ? {} : { ca: authority.pem }),
+    handlers: (around) => makeHandlers(contextOf(config, around, authority)),
+  }
+}
+
+function contextOf(
+  config: GateConfig,
+  around: HttpSurroundings,
+  authority: Authority | undefined,
+): HttpContext {
+  return {
+    findGrants: (name, port) => around.grants().forPort(name, port, 'tcp'),
+    refusal: (name) => around.grants().refusal(name),
+    dial: (name, port, grant) => around.dial(name, port, grant),
+    report: (decision) => {
+      around.report(decision)
+    },
+    credentials: () => around.policy().credentials,
+    budget: {
+      request: (grant) => around.budgets().request(grant),
+      upload: (grant, bytes): ReasonCode | undefined => around.connections().upload(grant, bytes),
+    },
+    authority,
+    ...(config.upstreamCa === undefined ? {} : { upstreamCa: config.upstreamCa }),
+  }
+}
+
+function makeHandlers(context: HttpContext): HttpHandlers {
+  const load = (): Promise<typeof import('./http/serve.js')> => import('./http/serve.js')
+  const fail = (socket: Socket) => () => {
+    reset(socket)
+  }
+  return {
+    serveTls: (socket, name, head, port) => {
+      load()
+        .then((http) => http.serveTls(socket, name, head, port, context))
+        .catch(fail(socket))
+    },
+    servePlain: (socket, port, head) => {
+      load()
+        .then((http) => http.servePlain(socket, port, context, head))
+        .catch(fail(socket))
+    },
+  }
+}
