@@ -49,11 +49,11 @@ export function collect<T>(
     const onGone = (): void => {
       end('closed')
     }
-    if (socket.destroyed) {
+    if (bytes.length > 0 && judge()) return
+    if (socket.destroyed || socket.readableEnded) {
       end('closed')
       return
     }
-    if (bytes.length > 0 && judge()) return
     socket.on('data', onData)
     socket.on('end', onGone)
     socket.on('close', onGone)

@@ -29,15 +29,15 @@ export function splice(client: Socket, upstream: Socket, head: Buffer, hooks: Sp
   client.on('close', onClose(upstream))
   upstream.on('close', onClose(client))
 
+  if (head.length > 0) {
+    if (!hooks.onUp(head.length)) return
+    upstream.write(head)
+  }
   pump(client, upstream, hooks.onUp)
   pump(upstream, client, (bytes) => {
     hooks.onDown(bytes)
     return true
   })
-  if (head.length > 0) {
-    if (!hooks.onUp(head.length)) return
-    upstream.write(head)
-  }
   client.resume()
   upstream.resume()
 }
@@ -50,9 +50,12 @@ function pump(from: Socket, to: Socket, allow: (bytes: number) => boolean): void
   to.on('drain', () => {
     from.resume()
   })
-  from.on('end', () => {
+  const onEnd = (): void => {
     to.end()
     from.setTimeout(halfClosedIdleMs, () => from.destroy())
     to.setTimeout(halfClosedIdleMs, () => to.destroy())
-  })
+  }
+  // Node emits the end of a paused socket, too, when nothing is left to read: it may be past.
+  if (from.readableEnded) onEnd()
+  else from.on('end', onEnd)
 }

@@ -62,7 +62,8 @@ function joinRecords(bytes: Buffer): Buffer | Hello {
       needed = 4 + head.readUIntBE(1, 3)
       if (needed > 4 + maxHelloBytes) return unreadable('hello too long')
     }
-    if (part.length < length) break
+    // Judged by whole records only: what else is in this one counts too.
+    if (part.length < length) return { kind: 'more' }
   }
   return parts.length === 1 ? parts[0]! : Buffer.concat(parts)
 }
