@@ -41,6 +41,9 @@ try {
   running.onContinued(() => {
     tell({ type: 'continued' })
   })
+  // Only the command's own stop stops the warden: else fg would find its report and stop again.
+  for (const signal of ['SIGTSTP', 'SIGTTIN', 'SIGTTOU'] as const)
+    process.on(signal, () => undefined)
   for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGQUIT'] as const) {
     process.on(signal, () => {
       // What PID 1 saw too went to the whole group: the command has it already.

@@ -238,8 +238,10 @@ sub judge {
   else { refuse('setpriv could not start the command') }
 }
 sub reap {
-  while ((my $p = waitpid -1, 11) > 0) {
-    my $s = $?;
+  # By number: what perl's waitpid leaves in $? does not tell a stop from an exit.
+  my $raw = pack 'l', 0;
+  while ((my $p = syscall $nr{wait4}, -1, $raw, 11, 0) > 0) {
+    my $s = unpack 'l', $raw;
     next if $p != $pid;
     if ($s == 0xffff) { report('continued'); next }
     if (($s & 0xff) == 0x7f) { report('stopped ' . ($s >> 8 & 0xff)); next }

@@ -16,6 +16,7 @@ export interface StepCalls {
   readonly keyctl: number
   readonly rtSigprocmask: number
   readonly signalfd4: number
+  readonly wait4: number
 }
 
 /** The calls of the launch steps by number. */
@@ -29,6 +30,7 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     keyctl: 250,
     rtSigprocmask: 14,
     signalfd4: 289,
+    wait4: 61,
   },
   arm64: {
     mount: 40,
@@ -39,6 +41,7 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     keyctl: 219,
     rtSigprocmask: 135,
     signalfd4: 74,
+    wait4: 260,
   },
 }
 
