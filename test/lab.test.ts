@@ -48,10 +48,13 @@ t.test('a lab', async (t) => {
     t.not(noCa.code, 0, 'the CA is what makes it good')
   })
 
-  await t.test('serves git, npm and python', async (t) => {
+  await t.test('serves git, ssh, npm and python', async (t) => {
     const clone = await lab.run(['git', 'clone', '-q', 'https://github.com/acme/demo', '/tmp/demo'])
     t.equal(clone.code, 0, clone.stderr)
     t.match(lab.readFile('/tmp/demo/README'), /of the lab/)
+    const known = ['-o', 'StrictHostKeyChecking=accept-new', '-o', 'BatchMode=yes']
+    const ssh = await lab.run(['ssh', ...known, 'git@github.com', 'hello'])
+    t.equal(ssh.stdout, 'lab ran: hello\n', ssh.stderr)
     const script =
       'import urllib.request as u;print(u.urlopen("https://slack.com/api/api.test").read())'
     t.match((await lab.run(['python3', '-c', script])).stdout, /"ok":true/)

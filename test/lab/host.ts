@@ -74,10 +74,9 @@ const hostEnv = (options: RunOptions): Record<string, string> => {
     TERM: 'xterm',
     ...options.env,
   }
-  return Object.fromEntries(Object.entries(env).filter(([, v]) => v !== undefined)) as Record<
-    string,
-    string
-  >
+  return Object.fromEntries(
+    Object.entries<string | undefined>(env).flatMap(([k, v]) => (v === undefined ? [] : [[k, v]])),
+  )
 }
 
 /** Starts a program on the host. The caller waits for `ended` or closes the lab. */
@@ -94,16 +93,16 @@ export const spawnOnHost = (
   })
   let [stdout, stderr] = ['', '']
   const listeners = new Set<() => void>()
-  child.stdout?.setEncoding('utf8').on('data', (s: string) => {
+  child.stdout.setEncoding('utf8').on('data', (s: string) => {
     stdout += s
     for (const listener of listeners) listener()
   })
-  child.stderr?.setEncoding('utf8').on('data', (s: string) => {
+  child.stderr.setEncoding('utf8').on('data', (s: string) => {
     stderr += s
     for (const listener of listeners) listener()
   })
-  child.stdin?.on('error', () => undefined)
-  const control = child.stdio[3] as NodeJS.WritableStream
+  child.stdin.on('error', () => undefined)
+  const control = child.stdio[3] as unknown as NodeJS.WritableStream
   control.on('error', () => undefined)
 
   const pid = (): number | undefined => {
@@ -161,8 +160,8 @@ export const spawnOnHost = (
     child,
     pid,
     kill,
-    write: (text) => void child.stdin?.write(text),
-    end: () => void child.stdin?.end(),
+    write: (text) => void child.stdin.write(text),
+    end: () => void child.stdin.end(),
     resize: (rows, columns) => void control.write(`${rows} ${columns}\n`),
     stdout: () => stdout,
     stderr: () => stderr,

@@ -119,10 +119,7 @@ const batch = async (pid: number, lines: readonly string[]): Promise<void> => {
   const ip = spawn('/usr/bin/nsenter', ['-t', String(pid), '-n', '--', 'ip', '-batch', '-'], {
     env: toolEnv,
   })
-  const [exit, complaint] = await Promise.all([
-    once(ip, 'exit'),
-    text(ip.stderr),
-    ip.stdin.end(lines.join('\n') + '\n'),
-  ])
+  ip.stdin.end(lines.join('\n') + '\n')
+  const [exit, complaint] = await Promise.all([once(ip, 'exit'), text(ip.stderr)])
   if (exit[0] !== 0) throw new Error(`ip -batch: ${complaint}`)
 }

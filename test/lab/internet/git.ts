@@ -35,7 +35,7 @@ export const github: Handler = (exchange) => {
       QUERY_STRING: url.search.slice(1),
       CONTENT_TYPE: request.headers['content-type'] ?? '',
       CONTENT_LENGTH: String(body.length),
-      HTTP_CONTENT_ENCODING: String(request.headers['content-encoding'] ?? ''),
+      HTTP_CONTENT_ENCODING: request.headers['content-encoding'] ?? '',
       GIT_PROTOCOL: String(request.headers['git-protocol'] ?? ''),
       REMOTE_USER: 'lab',
       REMOTE_ADDR: request.socket.remoteAddress ?? '',

@@ -7,14 +7,14 @@ import { marker } from '../capture.js'
 import { wire } from '../addresses.js'
 import { leafMaker } from '../ca.js'
 import { startEvil } from './evil.js'
-import type { Calls, FromInternet, ToInternet } from './protocol.js'
+import type { Calls, FromInternet, ToInternet, Visit } from './protocol.js'
 import { startSsh } from './ssh.js'
 import { Telegram } from './telegram.js'
 import { startWeb } from './web.js'
 
 const send = (message: FromInternet): void => void process.send?.(message)
 const telegram = new Telegram()
-const visit = (v: import('./protocol.js').Visit) => send({ type: 'visit', visit: v })
+const visit = (value: Visit) => send({ type: 'visit', visit: value })
 
 const markerSocket = createSocket('udp4')
 const calls: { [name in keyof Calls]: (...args: Parameters<Calls[name]>) => void | Promise<void> } =
@@ -38,7 +38,7 @@ process.on('disconnect', () => process.exit(0))
 
 await Promise.all([
   startEvil(visit),
-  startSsh(visit),
+  startSsh(),
   startWeb(telegram, leafMaker('/run/lab'), visit, (served) => send({ type: 'served', served })),
   new Promise<void>((resolve) => markerSocket.bind(0, wire.internet4, resolve)),
 ])

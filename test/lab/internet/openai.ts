@@ -8,8 +8,10 @@ const fail = (exchange: Exchange, status: number, message: string, code: string 
 
 /** What the model answers: the last user message, so that a test sees its own words come back. */
 const answerTo = (messages: unknown): string => {
-  const last = Array.isArray(messages) ? (messages.at(-1) as { content?: unknown }) : undefined
-  return `You said: ${String(last?.content ?? '')}`
+  const last = Array.isArray(messages)
+    ? (messages.at(-1) as { content?: unknown }).content
+    : undefined
+  return `You said: ${typeof last === 'string' ? last : JSON.stringify(last)}`
 }
 
 export const openai: Handler = (exchange) => {
