@@ -2,8 +2,22 @@
  * Entry of the HTTP gate: one client connection, terminated here, each request judged and rebuilt.
  * Invariant: what is sent upstream is built from what was judged, never copied through.
  */
+import http, { type IncomingMessage, type ServerResponse } from 'node:http'
+import http2, { type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
+import { TLSSocket } from 'node:tls'
+import type { ReasonCode } from '../../audit/record.js'
+import { Http1Client } from './client-h1.js'
+import { Http2Client } from './client-h2.js'
+import { exchange } from './exchange.js'
+import { Link } from './link.js'
 import type { HttpContext, HttpServing } from './types.js'
+
+const handshakeMs = 10_000
+/** As common servers do: a client's idle connection is kept a minute. */
+const keepAliveMs = 65_000
+/** Requests of one HTTP/2 connection at a time; RFC 9113 §6.5.2 recommends no fewer. */
+const maxStreams = 100
 
 /**
  * Serves a TLS connection of the jail by terminating it with the jail's CA.
@@ -12,22 +26,150 @@ import type { HttpContext, HttpServing } from './types.js'
  */
 export function serveTls(
   socket: Socket,
-  _sniName: string,
-  _helloBytes: Buffer,
-  _port: number,
-  _context: HttpContext,
+  sniName: string,
+  helloBytes: Buffer,
+  port: number,
+  context: HttpContext,
 ): HttpServing {
-  socket.destroy()
-  return { grantsInUse: () => [] }
+  const link = new Link(sniName, port, true, context)
+  const { authority } = context
+  if (authority === undefined) {
+    // The gate's own fault: closed, and said.
+    reportConnection(link, 'tls-unreadable', 'no CA')
+    socket.destroy()
+    return link
+  }
+  socket.setNoDelay(true)
+  socket.pause()
+  if (helloBytes.length > 0) socket.unshift(helloBytes)
+  const secure = new TLSSocket(socket, {
+    isServer: true,
+    secureContext: authority.contextFor(sniName),
+    ALPNProtocols: ['h2', 'http/1.1'],
+  })
+  const timer = setTimeout(() => {
+    reportConnection(link, 'timeout', 'TLS handshake')
+    socket.destroy()
+  }, handshakeMs)
+  let isSecure = false
+  secure.once('secure', () => {
+    clearTimeout(timer)
+    isSecure = true
+    if (secure.alpnProtocol === 'h2') serveHttp2(secure, link)
+    else serveHttp1(secure, link)
+  })
+  secure.on('error', (error) => {
+    // A client that does not trust the CA says so here; it is worth a line.
+    if (!isSecure) reportConnection(link, 'tls-unreadable', `TLS with the jail: ${error.message}`)
+    socket.destroy()
+  })
+  socket.once('error', () => secure.destroy())
+  socket.once('close', () => {
+    clearTimeout(timer)
+    secure.destroy()
+    link.close()
+  })
+  return link
 }
 
 /** Serves plain HTTP: the Host of each request is the name. `firstBytes`: what was read so far, if any. */
 export function servePlain(
   socket: Socket,
-  _port: number,
-  _context: HttpContext,
-  _firstBytes?: Buffer,
+  port: number,
+  context: HttpContext,
+  firstBytes?: Buffer,
 ): HttpServing {
-  socket.destroy()
-  return { grantsInUse: () => [] }
+  const link = new Link('', port, false, context)
+  socket.setNoDelay(true)
+  socket.once('close', () => {
+    link.close()
+  })
+  socket.on('error', () => socket.destroy())
+  serveHttp1(socket, link)
+  if (firstBytes !== undefined && firstBytes.length > 0) socket.unshift(firstBytes)
+  return link
+}
+
+const links = new WeakMap<object, Link>()
+let server: http.Server | undefined
+
+function serveHttp1(socket: Socket, link: Link): void {
+  links.set(socket, link)
+  server ??= createHttp1Server()
+  server.emit('connection', socket)
+}
+
+/** Never listens: it only parses what it is handed. */
+function createHttp1Server(): http.Server {
+  const made = http.createServer({
+    insecureHTTPParser: false,
+    requireHostHeader: true,
+    keepAliveTimeout: keepAliveMs,
+    // Long uploads are no fault; a connection that only sits there costs its own jail alone.
+    requestTimeout: 0,
+    headersTimeout: 0,
+    noDelay: true,
+  })
+  const onRequest = (request: IncomingMessage, response: ServerResponse) => {
+    const link = links.get(request.socket)
+    if (link === undefined) request.socket.destroy()
+    else void exchange(new Http1Client(request, response), link)
+  }
+  made.on('request', onRequest)
+  made.on('checkContinue', onRequest)
+  made.on('checkExpectation', (_request, response) => {
+    response.writeHead(417, { connection: 'close' }).end()
+  })
+  made.on('upgrade', (request, socket, early) => {
+    const link = links.get(socket)
+    if (link === undefined) socket.destroy()
+    else void exchange(Http1Client.forUpgrade(request, socket as Socket, early), link)
+  })
+  made.on('connect', (request, socket) => {
+    const link = links.get(socket)
+    if (link !== undefined) reportConnection(link, 'method-not-granted', 'CONNECT')
+    socket.end('HTTP/1.1 403 Forbidden\r\nx-agentjail-denied: method-not-granted\r\n\r\n')
+    request.destroy()
+  })
+  made.on('clientError', (error: NodeJS.ErrnoException, socket) => {
+    const link = links.get(socket)
+    const isParse = error.code?.startsWith('HPE_') ?? false
+    if (link !== undefined && isParse) reportConnection(link, 'http-malformed', error.code ?? '')
+    const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Too Large' : '400 Bad Request'
+    if (!socket.writable || !isParse) socket.destroy()
+    else {
+      socket.end(
+        `HTTP/1.1 ${status}\r\nx-agentjail-denied: http-malformed\r\nconnection: close\r\ncontent-length: 0\r\n\r\n`,
+      )
+    }
+  })
+  return made
+}
+
+function serveHttp2(socket: TLSSocket, link: Link): void {
+  const session = http2.performServerHandshake(socket, {
+    settings: { maxConcurrentStreams: maxStreams, enablePush: false },
+  })
+  session.on('error', () => socket.destroy())
+  session.on(
+    'stream',
+    (stream: ServerHttp2Stream, _headers: IncomingHttpHeaders, flags: number, raw?: string[]) => {
+      stream.on('error', () => undefined)
+      const ended = (flags & http2.constants.NGHTTP2_FLAG_END_STREAM) !== 0
+      void exchange(new Http2Client(stream, raw ?? [], ended), link)
+    },
+  )
+}
+
+function reportConnection(link: Link, reason: ReasonCode, detail: string): void {
+  link.report({
+    verdict: 'deny',
+    reason,
+    layer: 'http',
+    direction: 'out',
+    proto: 'tcp',
+    ...(link.name === '' ? {} : { name: link.name }),
+    port: link.port,
+    detail: detail.slice(0, 256),
+  })
 }

@@ -1,0 +1,103 @@
+/**
+ * What the requests of one client connection share: its name, its upstream connections, its counts.
+ * Invariant: when the client's connection ends, so does every upstream connection made for it.
+ */
+import type { Decision } from '../../audit/record.js'
+import type { Grant } from '../../policy/types.js'
+import type { Place } from './message.js'
+import type { HttpContext } from './types.js'
+import { UpstreamAgent } from './upstream.js'
+
+export class Link {
+  /** The name of the TLS connection; empty for plain HTTP, where each request names its own. */
+  readonly name: string
+  readonly port: number
+  readonly isTls: boolean
+  readonly context: HttpContext
+  /** Bytes of bodies and of WebSockets. */
+  up = 0
+  down = 0
+  readonly #agents = new Map<string, UpstreamAgent>()
+  readonly #inUse = new Map<Grant, number>()
+  #lastGrant: Grant | undefined
+  #lastName: string | undefined
+  #isClosed = false
+
+  constructor(name: string, port: number, isTls: boolean, context: HttpContext) {
+    this.name = name
+    this.port = port
+    this.isTls = isTls
+    this.context = context
+  }
+
+  agentFor(place: Place): UpstreamAgent {
+    let agent = this.#agents.get(place.name)
+    if (agent === undefined) {
+      agent = new UpstreamAgent(place, this.context)
+      this.#agents.set(place.name, agent)
+    }
+    this.#lastName = place.name
+    return agent
+  }
+
+  /** Marks a grant as in use; the function returned takes the mark away. */
+  use(grant: Grant): () => void {
+    this.#inUse.set(grant, (this.#inUse.get(grant) ?? 0) + 1)
+    this.#lastGrant = grant
+    return () => {
+      const left = (this.#inUse.get(grant) ?? 1) - 1
+      if (left > 0) this.#inUse.set(grant, left)
+      else this.#inUse.delete(grant)
+    }
+  }
+
+  grantsInUse(): readonly Grant[] {
+    return [...this.#inUse.keys()]
+  }
+
+  report(decision: Decision): void {
+    this.context.report(decision)
+  }
+
+  /** A path for the log: no query, nothing that is or may be a key. */
+  logPath(target: string): string {
+    let path = target.split('?')[0] ?? ''
+    for (const credential of this.context.credentials()) {
+      for (const secret of [credential.value, credential.placeholder]) {
+        if (secret !== undefined && secret !== '') path = path.replaceAll(secret, '{token}')
+      }
+      if (credential.in.kind !== 'path') continue
+      // Another's key in the same place is a secret too.
+      const { prefix } = credential.in
+      path = path
+        .split('/')
+        .map((segment) =>
+          segment.startsWith(prefix) && segment.length >= prefix.length + 8
+            ? `${prefix}{token}`
+            : segment,
+        )
+        .join('/')
+    }
+    return path.slice(0, 256)
+  }
+
+  /** The client's connection has ended. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    for (const agent of this.#agents.values()) agent.destroy()
+    if (this.#lastGrant === undefined) return
+    this.report({
+      verdict: 'allow',
+      reason: 'granted',
+      layer: 'http',
+      direction: 'out',
+      proto: 'tcp',
+      name: this.#lastName ?? this.name,
+      port: this.port,
+      grant: this.#lastGrant.id,
+      up: this.up,
+      down: this.down,
+    })
+  }
+}

@@ -1,0 +1,30 @@
+/**
+ * Refuses a request: one record, one answer, the same reason in both.
+ * Invariant: what is logged holds no query and no key.
+ */
+import { answerDenial } from './answer.js'
+import type { Client } from './client.js'
+import type { Link } from './link.js'
+import type { Denial, Place } from './message.js'
+
+/** Logs a denial and tells the client. */
+export function refuse(client: Client, place: Place | undefined, link: Link, denial: Denial): void {
+  // The question of a challenge is how git logs in, not a refusal.
+  if (denial.challenge !== true) {
+    const path = link.logPath(client.head.target)
+    link.report({
+      verdict: 'deny',
+      reason: denial.reason,
+      layer: 'http',
+      direction: 'out',
+      proto: 'tcp',
+      ...(place === undefined ? {} : { name: place.name }),
+      port: link.port,
+      ...(denial.grant === undefined ? {} : { grant: denial.grant.id }),
+      method: client.head.method.slice(0, 40),
+      path,
+      ...(denial.detail === undefined ? {} : { detail: denial.detail.slice(0, 256) }),
+    })
+  }
+  answerDenial(client, place, denial)
+}
