@@ -55,6 +55,8 @@ export function serveTls(
   secure.once('secure', () => {
     clearTimeout(timer)
     isSecure = true
+    // Set by tls.Server on its own sockets; an HTTP/2 session waits for it.
+    Object.assign(secure, { secureConnecting: false })
     if (secure.alpnProtocol === 'h2') serveHttp2(secure, link)
     else serveHttp1(secure, link)
   })
