@@ -14,10 +14,13 @@ import { type Decision, reasons } from '../lib/audit/record.js'
 import { safeText, sanitiseDecisions } from '../lib/audit/sanitise.js'
 import { renderSummary } from '../lib/audit/summary.js'
 import { isTerminalBusy } from '../lib/audit/terminal.js'
+import { type ErrorCode, JailError } from '../lib/errors.js'
 import type { Grant } from '../lib/policy/types.js'
 import { realSystem } from '../lib/system/real.js'
 
 const self = fileURLToPath(import.meta.url)
+/** From dist/test/ up. */
+const root = join(self, '../../..')
 const exec = promisify(execFile)
 
 // This file again, inside a mount namespace with a tiny file system, or on a terminal.
@@ -213,7 +216,6 @@ function runTests(): void {
       const text = explain(deny({ name, port: 443 }), policy, { jail: 'bot' })
       t.equal(text.allow, undefined, `no command for ${JSON.stringify(name)}`)
       t.equal(text.yaml, undefined, 'no line either')
-      // eslint-disable-next-line no-control-regex
       t.notMatch(
         explainText(text),
         /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/,
@@ -268,6 +270,24 @@ function runTests(): void {
       })
       const { allow, yaml, advice } = explain(decision, policy, { jail: 'bot' })
       t.ok(allow ?? yaml ?? advice, reason)
+    }
+    t.end()
+  })
+
+  t.test('docs/errors.md has every code and no other', (t) => {
+    const page = fs.readFileSync(join(root, 'docs/errors.md'), 'utf8')
+    const [, errorPart = '', reasonPart = ''] = page.split(/^## (?:Errors|Reasons)$/m)
+    const listed = (part: string) =>
+      [...part.matchAll(/^\| `([^`]+)`/gm)].map(([, code]) => code).sort()
+    const source = fs.readFileSync(join(root, 'lib/errors.ts'), 'utf8')
+    const union = /export type ErrorCode =([^]*?)\n\n/.exec(source)?.[1] ?? ''
+    const codes = [...union.matchAll(/'([A-Z_]+)'/g)].map(([, code]) => code as ErrorCode)
+    t.ok(codes.length > 10, 'the codes were found')
+    t.strictSame(listed(errorPart), [...codes].sort())
+    t.strictSame(listed(reasonPart), Object.keys(reasons).sort())
+    for (const code of codes) {
+      const exit = String(new JailError(code, '').exit)
+      t.match(errorPart, new RegExp(`\\| \`${code}\` +\\| ${exit} `), `${code} exits ${exit}`)
     }
     t.end()
   })

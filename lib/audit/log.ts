@@ -27,7 +27,7 @@ export interface AuditLogOptions {
   readonly maxPending?: number
   /** Milliseconds since the epoch. */
   readonly now?: () => number
-  /** Told once when writing starts to fail, and once when it works again (`undefined`). */
+  /** Told the system's words once when writing starts to fail, and once when it works again (`undefined`). */
   readonly onTrouble?: (message: string | undefined) => void
 }
 
@@ -197,7 +197,7 @@ class BufferedLog implements AuditLog {
       const lost = slots.reduce((sum, { record }) => sum + (record.count ?? 1), 0)
       this.dropped += lost
       this.#untold += lost
-      this.#tell(`cannot write the audit log of ${this.#options.jail}: ${errorMessage(error)}`)
+      this.#tell(errorMessage(error))
     } finally {
       this.#pendingBytes -= bytes
     }

@@ -12,7 +12,6 @@ const layers: ReadonlySet<string> = new Set<Layer>(['dns', 'tcp', 'udp', 'sni', 
 
 // C0 and C1 controls, DEL, and everything invisible or reordering (bidi, zero width): a name must not
 // be able to move the cursor, set a title, or look like another.
-// eslint-disable-next-line no-control-regex
 const unsafe =
   /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g
 
