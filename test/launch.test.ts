@@ -2,10 +2,31 @@
  * The launch on the real kernel: what the command is, sees, and leaves. Judges are /proc, the exit
  * status and the files on disk, not the launcher's word.
  */
-import { chownSync, lstatSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { execFile } from 'node:child_process'
+import {
+  chownSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname } from 'node:path'
 import t from 'tap'
-import { caller, jailUid, makePlace, processesOf, run, sh, start, until } from './launch-support.js'
+import {
+  caller,
+  driverPath,
+  jailUid,
+  makePlace,
+  processesOf,
+  run,
+  sh,
+  specText,
+  start,
+  tool,
+  until,
+} from './launch-support.js'
 
 const place = makePlace()
 t.teardown(() => place.remove())
@@ -115,7 +136,6 @@ t.test('descriptors: three, and no network socket among them', async (t) => {
   t.equal(stdout.trim().split('\n').length, 4)
   const { createServer, connect } = await import('node:net')
   const { spawn } = await import('node:child_process')
-  const { driverPath, specText } = await import('./launch-support.js')
   const server = createServer().listen(0, '127.0.0.1')
   await new Promise((resolve) => server.once('listening', resolve))
   const address = server.address()
@@ -251,4 +271,63 @@ t.test('the end of any part ends all', async (t) => {
   const ordinary = await sh(place, `${daemon}; exit 3`)
   t.equal(ordinary.code, 3)
   t.same(processesOf(jailUid), [], 'a daemon does not outlive the command')
+})
+
+t.test('limits: each says so when it is hit, and nothing of them is left', async (t) => {
+  const forks = 'for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait'
+  const rows: [limits: object, script: string, message: RegExp][] = [
+    [{ pids: 5 }, forks, /^limits\.pids: \d+ new process/],
+    [{ memory: 40_000_000 }, `perl -e '$x = q(a) x 90e6'`, /^limits\.memory: 1 process was killed/],
+  ]
+  for (const [limits, script, message] of rows) {
+    const { events } = await sh(place, script, { limits })
+    const hits = events.at(-1)?.['limits'] as string[]
+    t.match(hits[0], message)
+    const calm = await sh(place, 'true', { limits })
+    t.same(calm.events.at(-1)?.['limits'], [], 'not hit: nothing said')
+  }
+  const files = await sh(place, 'ulimit -n', { limits: { openFiles: 77 } })
+  t.equal(files.stdout, '77\n')
+  const tmp = await sh(place, 'head -c 3000000 /dev/zero > /tmp/x 2>&1; stat -c %s /tmp/x', {
+    limits: { tmp: 1_000_000 },
+  })
+  t.ok(Number(tmp.stdout.trim().split('\n').at(-1)) <= 1_003_520, 'disk in /tmp')
+  const left = ['pids', 'memory', 'cpu', '.'].flatMap((name) => {
+    const dir = `/sys/fs/cgroup/${name}/agentjail/test`
+    return existsSync(dir) ? [dir] : []
+  })
+  t.same(left, [])
+})
+
+t.test('a file system without idmapped mounts: access lists, taken back at the end', async (t) => {
+  // An overlay, in a mount namespace of this test's own.
+  const dir = `${place.root}/overlay`
+  for (const name of ['lower', 'upper', 'work', 'merged'])
+    mkdirSync(`${dir}/${name}`, { recursive: true })
+  const ws = `${dir}/merged/ws`
+  const spec = specText(
+    place,
+    ['sh', '-c', 'cat old; echo 2 >> old; mkdir -p d; : > d/new; stat -c %u d/new'],
+    { cwd: ws },
+  )
+  const script = `mount -t overlay overlay -o lowerdir=${dir}/lower,upperdir=${dir}/upper,workdir=${dir}/work ${dir}/merged
+    mkdir ${ws}; echo 1 > ${ws}/old; chmod 600 ${ws}/old; chown -R ${String(caller.uid)}:${String(caller.gid)} ${ws}
+    ${process.execPath} ${driverPath}; echo code $?
+    stat -c '%n %u' ${ws}/old ${ws}/d ${ws}/d/new; cat ${ws}/old; getfacl -R ${ws} 2>&1 | grep -c user:19`
+  const stdout = await new Promise<string>((resolve) => {
+    execFile(
+      tool('unshare'),
+      ['--mount', '--propagation', 'private', 'sh', '-c', script],
+      {
+        env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', AGENTJAIL_TEST_SPEC: spec },
+        timeout: 30_000,
+      },
+      (_, out, err) => resolve(out + err),
+    )
+  })
+  t.match(stdout, new RegExp(`^1\n${String(jailUid)}\ncode 0\n`), 'the jail reads and writes')
+  for (const name of ['old', 'd', 'd/new']) {
+    t.match(stdout, `${ws}/${name} ${String(caller.uid)}\n`, `${name} is the caller's`)
+  }
+  t.match(stdout, /\n1\n2\n0\n$/, 'no entry of the jail is left')
 })

@@ -1,0 +1,183 @@
+/**
+ * Limits over all processes of a jail together: control groups, version 2 or the named controllers of 1.
+ * Invariant: a group is made empty before the launch and removed after it; what it counted is read first.
+ * Where groups cannot be made, the caller falls back to resource limits of each process.
+ */
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Limits } from '../policy/types.js'
+
+export interface Cgroup {
+  /** Files to write a pid to. */
+  readonly join: readonly string[]
+  /** One line for each limit that was hit since `prepareCgroup`. */
+  hit(): readonly string[]
+  remove(): Promise<void>
+}
+
+/** The processes of agentjail itself that count too: bwrap and PID 1. */
+const ownProcesses = 2
+/** Microseconds: the kernel's default period. */
+const cpuPeriod = 100_000
+const parent = 'agentjail'
+
+interface Knob {
+  readonly controller: 'pids' | 'memory' | 'cpu'
+  /** file and value, version 2 and version 1; a file that is not there is left out when `optional`. */
+  readonly v2: readonly (readonly [file: string, value: string, optional?: true])[]
+  readonly v1: readonly (readonly [file: string, value: string, optional?: true])[]
+  /** The file and key that count how often it was hit. */
+  readonly count?: readonly [file: Readonly<Record<'v1' | 'v2', string>>, key: string]
+  readonly message?: (times: number) => string
+}
+
+/**
+ * @param root where cgroups are mounted.
+ * @returns undefined where no limit needs a group.
+ * @throws an errno error where a group cannot be made; nothing is left then.
+ */
+export function prepareCgroup(
+  jail: string,
+  limits: Limits,
+  root = '/sys/fs/cgroup',
+): Cgroup | undefined {
+  const wanted = knobs(limits)
+  if (wanted.length === 0) return undefined
+  const version = existsSync(`${root}/cgroup.controllers`) ? 'v2' : 'v1'
+  if (version === 'v2') enableControllers(root, wanted)
+  const dirOf = (controller: string): string =>
+    version === 'v2' ? `${root}/${parent}/${jail}` : `${root}/${controller}/${parent}/${jail}`
+  const dirs = [...new Set(wanted.map(({ controller }) => dirOf(controller)))]
+  try {
+    for (const dir of dirs) makeIn(root, dir)
+    for (const knob of wanted) {
+      for (const [file, value, optional] of knob[version]) {
+        const path = `${dirOf(knob.controller)}/${file}`
+        if (optional !== true || existsSync(path)) writeFileSync(path, value)
+      }
+    }
+  } catch (error) {
+    for (const dir of dirs) removeQuietly(dir)
+    throw error
+  }
+  const read = (): number[] =>
+    wanted.map(({ controller, count }) =>
+      count === undefined ? 0 : readCount(`${dirOf(controller)}/${count[0][version]}`, count[1]),
+    )
+  const before = read()
+  return {
+    join: dirs.map((dir) => `${dir}/cgroup.procs`),
+    hit: () =>
+      read().flatMap((now, n) => {
+        const times = now - (before[n] ?? 0)
+        const text = times > 0 ? wanted[n]?.message?.(times) : undefined
+        return text === undefined ? [] : [text]
+      }),
+    remove: async () => {
+      for (const dir of dirs) {
+        await removeSoon(dir)
+        // The last jail takes the directory above along; with others in it this fails, as it should.
+        removeQuietly(dirname(dir))
+      }
+    },
+  }
+}
+
+/** Removes what a killed warden left; a group that still has processes stays. */
+export function removeCgroups(jail: string, root = '/sys/fs/cgroup'): void {
+  for (const under of ['', '/pids', '/memory', '/cpu']) {
+    removeQuietly(`${root}${under}/${parent}/${jail}`)
+    removeQuietly(`${root}${under}/${parent}`)
+  }
+}
+
+function knobs({ pids, memory, cpu }: Limits): Knob[] {
+  const list: Knob[] = []
+  if (pids !== undefined) {
+    const max = String(pids + ownProcesses)
+    list.push({
+      controller: 'pids',
+      v2: [['pids.max', max]],
+      v1: [['pids.max', max]],
+      count: [{ v1: 'pids.events', v2: 'pids.events' }, 'max'],
+      message: (times) =>
+        `limits.pids: ${String(times)} new ${times === 1 ? 'process or thread was' : 'processes or threads were'} refused, at ${String(pids)}`,
+    })
+  }
+  if (memory !== undefined) {
+    const max = String(Math.floor(memory))
+    list.push({
+      controller: 'memory',
+      v2: [
+        ['memory.max', max],
+        ['memory.swap.max', '0', true],
+      ],
+      v1: [
+        ['memory.limit_in_bytes', max],
+        ['memory.memsw.limit_in_bytes', max, true],
+      ],
+      count: [{ v1: 'memory.oom_control', v2: 'memory.events' }, 'oom_kill'],
+      message: (times) =>
+        `limits.memory: ${String(times)} ${times === 1 ? 'process was' : 'processes were'} killed, at ${max} bytes`,
+    })
+  }
+  if (cpu !== undefined) {
+    const quota = String(Math.max(1000, Math.round(cpu * cpuPeriod)))
+    list.push({
+      controller: 'cpu',
+      v2: [['cpu.max', `${quota} ${String(cpuPeriod)}`]],
+      v1: [
+        ['cpu.cfs_period_us', String(cpuPeriod)],
+        ['cpu.cfs_quota_us', quota],
+      ],
+    })
+  }
+  return list
+}
+
+/** Version 2: a controller must be handed down from each group above. */
+function enableControllers(root: string, wanted: readonly Knob[]): void {
+  const text = wanted.map(({ controller }) => `+${controller}`).join(' ')
+  const above = `${root}/${parent}`
+  writeFileSync(`${root}/cgroup.subtree_control`, text)
+  mkdirSync(above, { recursive: true })
+  writeFileSync(`${above}/cgroup.subtree_control`, text)
+}
+
+/** Only inside a controller that is mounted: a plain directory in its stead would limit nothing. */
+function makeIn(root: string, dir: string): void {
+  const controller = dir.slice(0, dir.indexOf(`/${parent}/`))
+  if (!existsSync(`${controller}/cgroup.procs`)) {
+    throw new Error(`no control groups at ${controller === root ? root : controller}`)
+  }
+  mkdirSync(dir, { recursive: true })
+}
+
+function readCount(path: string, key: string): number {
+  try {
+    const line = readFileSync(path, 'utf8')
+      .split('\n')
+      .find((text) => text.startsWith(`${key} `))
+    return Number(line?.slice(key.length + 1) ?? 0)
+  } catch {
+    return 0
+  }
+}
+
+/** The kernel lets go of a group a moment after its last process is gone. */
+async function removeSoon(dir: string): Promise<void> {
+  for (let n = 0; n < 50; n++) {
+    if (removeQuietly(dir)) return
+    await sleep(10)
+  }
+}
+
+function removeQuietly(dir: string): boolean {
+  try {
+    rmdirSync(dir)
+    return true
+  } catch {
+    return !existsSync(dir)
+  }
+}

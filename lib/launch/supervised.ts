@@ -1,0 +1,135 @@
+/**
+ * A launched command as the session sees it: events of the status pipe, signals down the control pipe.
+ * Invariant: `ended` settles only when the outermost process is gone, and with it, by the kernel, every
+ * process of the PID namespace; a jail that was killed from outside ends as SIGKILL.
+ */
+import type { ChildProcess } from 'node:child_process'
+import { constants } from 'node:os'
+import type { Readable, Writable } from 'node:stream'
+import { JailError } from '../errors.js'
+import { childrenOf, innerPidOf } from './children.js'
+import { fds } from './launch-plan.js'
+import { parseStatus, type Status } from './status-lines.js'
+import type { Ending, Running } from './types.js'
+
+/** What the launch must undo, once, when everything has ended; gives the limits that were hit. */
+export type Undo = () => Promise<readonly string[]>
+
+export class Supervised implements Running {
+  readonly ended: Promise<Ending>
+  readonly notes: readonly string[]
+  initPid = 0
+  commandPid: number | undefined
+  readonly #child: ChildProcess
+  readonly #control: Writable
+  readonly #begun: Promise<void>
+  readonly #stopped: ((signal: NodeJS.Signals) => void)[] = []
+  readonly #continued: (() => void)[] = []
+  readonly #group: ((signal: NodeJS.Signals) => void)[] = []
+  #ending: Ending | undefined
+  #error: string | undefined
+  #started = false
+  #hits: Promise<readonly string[]> | undefined
+  #settle: () => void = () => undefined
+
+  constructor(child: ChildProcess, notes: readonly string[], undo: Undo) {
+    this.#child = child
+    this.notes = notes
+    this.#control = child.stdio[fds.control] as Writable
+    this.#begun = new Promise((resolve) => (this.#settle = resolve))
+    const status = child.stdio[fds.status] as Readable
+    let text = ''
+    status.setEncoding('utf8').on('data', (data: string) => {
+      const lines = (text + data).split('\n')
+      text = lines.pop() ?? ''
+      for (const line of lines) this.#heard(parseStatus(line))
+    })
+    this.ended = new Promise((resolve) => {
+      let open = 2
+      const last = (): void => {
+        if (--open > 0) return
+        this.commandPid = undefined
+        this.#settle()
+        this.#hits = undo()
+        // No word of the command's end: the jail was killed from outside.
+        const ending = this.#ending ?? { signal: 'SIGKILL' }
+        void this.#hits.finally(() => {
+          resolve(ending)
+        })
+      }
+      status.on('close', last)
+      child.on('error', (error) => {
+        this.#error = `${child.spawnfile}: ${error.message}`
+        last()
+      })
+      child.on('exit', last)
+    })
+  }
+
+  async begun(): Promise<this> {
+    await this.#begun
+    if (this.#error !== undefined || (!this.#started && this.#ending === undefined)) {
+      this.kill()
+      await this.ended
+      throw new JailError('LAUNCH', `the launch failed: ${this.#error ?? 'bubblewrap gave up'}`)
+    }
+    return this
+  }
+
+  #heard(status: Status): void {
+    switch (status.type) {
+      case 'started':
+        this.#started = true
+        this.initPid = childrenOf(this.#child.pid ?? 0)[0] ?? 0
+        this.commandPid = childrenOf(this.initPid).find((p) => innerPidOf(p) === status.innerPid)
+        this.#settle()
+        break
+      case 'execfail':
+        break
+      case 'stopped':
+        for (const listener of this.#stopped) listener(status.signal)
+        break
+      case 'continued':
+        for (const listener of this.#continued) listener()
+        break
+      case 'group-signal':
+        for (const listener of this.#group) listener(status.signal)
+        break
+      case 'exit':
+        this.#ending = { code: status.code }
+        this.#settle()
+        break
+      case 'signaled':
+        this.#ending = { signal: status.signal }
+        this.#settle()
+        break
+      case 'error':
+        this.#error ??= status.text
+        break
+    }
+  }
+
+  signal(signal: NodeJS.Signals): void {
+    if (this.#ending === undefined) this.#control.write(`${String(constants.signals[signal])}\n`)
+  }
+
+  onStopped(listener: (signal: NodeJS.Signals) => void): void {
+    this.#stopped.push(listener)
+  }
+
+  onContinued(listener: () => void): void {
+    this.#continued.push(listener)
+  }
+
+  onGroupSignal(listener: (signal: NodeJS.Signals) => void): void {
+    this.#group.push(listener)
+  }
+
+  kill(): void {
+    this.#child.kill('SIGKILL')
+  }
+
+  limitsHit(): Promise<readonly string[]> {
+    return this.#hits ?? Promise.resolve([])
+  }
+}
