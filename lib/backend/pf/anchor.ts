@@ -1,0 +1,189 @@
+/**
+ * Agentjail's anchor as a whole: what is in it, loading it, reading it back, pf's reference.
+ * Invariant: an opening change that cannot be verified is taken back before it is reported; a closing one stays.
+ * All but `difference` are called under the lock.
+ */
+import { errorMessage, JailError } from '../../errors.js'
+import type { System } from '../../system/types.js'
+import type { UidRange } from '../types.js'
+import { compilePf } from './compile.js'
+import { findDifference, findPlace, parseServices, parseTable, type Services } from './listing.js'
+import { Pfctl } from './pfctl.js'
+import { listedRedirects, listedRules, printRuleset } from './print.js'
+import { storeFile, type PfStore, type StoreFile } from './store.js'
+import type { PfRuleset } from './types.js'
+
+const empty: PfRuleset = { tables: [], redirects: [], rules: [] }
+
+export class PfAnchor {
+  readonly pfctl: Pfctl
+  readonly #system: System
+  readonly #store: StoreFile
+  readonly #range: UidRange
+  readonly #ownAddresses: () => readonly string[]
+  readonly #warn: (text: string) => void
+  #services: Services | undefined
+
+  constructor(options: {
+    system: System
+    anchor: string
+    stateDir: string
+    range: UidRange
+    ownAddresses: () => readonly string[]
+    warn: (text: string) => void
+  }) {
+    this.#system = options.system
+    this.pfctl = new Pfctl(options.system, options.anchor)
+    this.#store = storeFile(options.system, options.stateDir)
+    this.#range = options.range
+    this.#ownAddresses = options.ownAddresses
+    this.#warn = options.warn
+  }
+
+  read(): Promise<PfStore> {
+    return this.#store.read()
+  }
+
+  /** Loads what `mutate` makes of the present content. `opening`: taken back when it fails. */
+  async change(kind: 'opening' | 'closing', mutate: (store: PfStore) => PfStore): Promise<void> {
+    const before = await this.#store.read()
+    const next = mutate(before)
+    if (kind === 'opening') {
+      await this.checkPlace(next)
+      await this.pfctl.check(printRuleset(this.#ruleset(next)))
+    }
+    await this.#store.write(next)
+    try {
+      await this.put(next)
+    } catch (error) {
+      if (kind === 'closing') throw error
+      await this.#takeBack(before, error)
+      throw error
+    }
+  }
+
+  /** Loads exactly this, enables pf or gives its reference back, reads all of it back. */
+  async put(store: PfStore): Promise<void> {
+    const ruleset = this.#ruleset(store)
+    await this.pfctl.load(printRuleset(ruleset))
+    await this.#verifyRules(ruleset)
+    if (isNeeded(store)) await this.#ensureEnabled(store)
+    else await this.#release(store)
+  }
+
+  /** What is not as it should be, in words; undefined: all is. Changes nothing, needs no lock. */
+  async difference(store: PfStore): Promise<string | undefined> {
+    if (!(await this.pfctl.isEnabled())) return 'pf is disabled'
+    if (store.token === undefined || !(await this.pfctl.tokens()).has(store.token))
+      return "agentjail's reference on pf is gone"
+    const place = findPlace(await this.pfctl.list('rules', 'main'), this.pfctl.anchor, 'anchor')
+    if (!place.called) return `the main ruleset no longer calls ${this.pfctl.anchor}`
+    if (place.overtakenBy !== undefined) return `the main ruleset passes: ${place.overtakenBy}`
+    return await this.#ruleDifference(this.#ruleset(store))
+  }
+
+  /** Transparent jails tell loopback traffic by it; addresses of interfaces come and go. */
+  async refreshOwnAddresses(store: PfStore): Promise<void> {
+    for (const { name, addresses } of this.#ruleset(store).tables) {
+      if (addresses === undefined) continue
+      const shown = await this.pfctl.showTable(name)
+      if (shown === undefined || parseTable(shown).sort().join() !== [...addresses].sort().join())
+        await this.pfctl.replaceTable(name, addresses)
+    }
+  }
+
+  /** Whether the main ruleset evaluates the anchor, and nothing lets packets past it. */
+  async checkPlace(store: PfStore): Promise<void> {
+    const { anchor } = this.pfctl
+    const place = findPlace(await this.pfctl.list('rules', 'main'), anchor, 'anchor')
+    if (!place.called) throw notCalled(anchor, 'anchor')
+    if (place.overtakenBy !== undefined)
+      throw new JailError(
+        'BACKEND',
+        `a rule of the main ruleset overtakes agentjail's: ${place.overtakenBy}`,
+        {
+          hint: 'it stands before the line that calls agentjail: move it after, or make it less wide',
+        },
+      )
+    const others = place.before.filter((name) => !name.startsWith('com.apple'))
+    if (others.length > 0)
+      this.#warn(`pf anchors of others are evaluated first: ${others.join(', ')}`)
+    if (!store.jails.some(({ takeovers }) => takeovers.length > 0)) return
+    const nat = findPlace(await this.pfctl.list('nat', 'main'), anchor, 'rdr-anchor')
+    if (!nat.called) throw notCalled(anchor, 'rdr-anchor')
+  }
+
+  #ruleset(store: PfStore): PfRuleset {
+    if (!isNeeded(store)) return empty
+    return compilePf(store.jails, store.range ?? this.#range, this.#ownAddresses())
+  }
+
+  async #verifyRules(ruleset: PfRuleset): Promise<void> {
+    const difference = await this.#ruleDifference(ruleset)
+    if (difference === undefined) return
+    throw new JailError('VERIFY_FAILED', `pf does not hold what was loaded: ${difference}`, {
+      hint: 'another tool may be changing the same anchor; some releases of macOS needed a restart after an update',
+    })
+  }
+
+  async #ruleDifference(ruleset: PfRuleset): Promise<string | undefined> {
+    this.#services ??= parseServices((await this.#system.readFile('/etc/services')) ?? '')
+    const rules = await this.pfctl.list('rules', 'anchor')
+    const redirects = await this.pfctl.list('nat', 'anchor')
+    return (
+      findDifference(listedRules(ruleset), rules, this.#services) ??
+      findDifference(listedRedirects(ruleset), redirects, this.#services)
+    )
+  }
+
+  /** One reference for all jails; taken anew where somebody's `pfctl -d` voided it. */
+  async #ensureEnabled(store: PfStore): Promise<void> {
+    const held = store.token !== undefined && (await this.pfctl.tokens()).has(store.token)
+    if (!held) {
+      const token = await this.pfctl.enable()
+      try {
+        await this.#store.write({ ...store, token })
+      } catch (error) {
+        await this.pfctl.release(token)
+        throw error
+      }
+    }
+    if (!(await this.pfctl.isEnabled()))
+      throw new JailError('VERIFY_FAILED', 'pf was enabled and is disabled', {
+        hint: 'another tool switches it off: find it with: sudo pfctl -s References',
+      })
+  }
+
+  async #release(store: PfStore): Promise<void> {
+    if (store.token !== undefined) await this.pfctl.release(store.token)
+    await this.#store.remove()
+  }
+
+  async #takeBack(before: PfStore, cause: unknown): Promise<void> {
+    try {
+      // The reference may be newer than `before`: released with the rest where nothing else needs it.
+      const { token } = await this.#store.read()
+      const back = { ...before, ...(token === undefined ? {} : { token }) }
+      await this.#store.write(back)
+      await this.put(back)
+    } catch (error) {
+      throw new JailError(
+        'CLEANUP_PARTIAL',
+        `${errorMessage(cause)}; and what was loaded could not be taken back: ${errorMessage(error)}`,
+        { hint: 'no command was started; clear it with: agentjail gc', cause },
+      )
+    }
+  }
+}
+
+/** Rules, and pf itself, are wanted as long as a jail runs or the static deny stands. */
+function isNeeded(store: PfStore): boolean {
+  return store.jails.length > 0 || store.range !== undefined
+}
+
+function notCalled(anchor: string, word: 'anchor' | 'rdr-anchor'): JailError {
+  const line = `${word} "${anchor.startsWith('com.apple/') ? 'com.apple/*' : anchor}"`
+  return new JailError('BACKEND', `pf's main ruleset has no line: ${line}`, {
+    hint: `another tool replaced the main ruleset; restart the Mac, or add the line to /etc/pf.conf in its place`,
+  })
+}

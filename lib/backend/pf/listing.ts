@@ -1,0 +1,124 @@
+/**
+ * Reads what pfctl prints. Pure.
+ * Invariant: what is not understood is never taken for "as expected".
+ */
+import { canonicalAddress } from '../../policy/addresses.js'
+
+/** `https/tcp` -> 443, from services(5): pfctl lists single ports by name where they have one. */
+export type Services = ReadonlyMap<string, number>
+
+export function parseServices(text: string): Services {
+  const services = new Map<string, number>()
+  for (const line of text.split('\n')) {
+    const [entry = ''] = line.split('#')
+    const [name, where, ...aliases] = entry.trim().split(/\s+/)
+    const match = /^(\d{1,5})\/(tcp|udp)$/.exec(where ?? '')
+    if (name === undefined || match?.[1] === undefined) continue
+    for (const each of [name, ...aliases])
+      if (!services.has(`${each}/${match[2] ?? ''}`))
+        services.set(`${each}/${match[2] ?? ''}`, Number(match[1]))
+  }
+  return services
+}
+
+/** The first difference between what is listed and what was written, in words; undefined: none. */
+export function findDifference(
+  expected: readonly string[],
+  listed: string,
+  services: Services,
+): string | undefined {
+  const lines = listed
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => numericPorts(line, services))
+  for (const [index, rule] of expected.entries()) {
+    const line = lines[index]
+    if (line === undefined) return `missing: ${rule}`
+    if (line !== rule) return `expected: ${rule}; found: ${line.slice(0, 300)}`
+  }
+  const extra = lines[expected.length]
+  return extra === undefined ? undefined : `unexpected: ${extra.slice(0, 300)}`
+}
+
+function numericPorts(line: string, services: Services): string {
+  const proto = / proto (tcp|udp) /.exec(line)?.[1] ?? ''
+  return line.trimEnd().replace(/ port = ([A-Za-z][\w.-]*)/g, (whole, name: string) => {
+    const port = services.get(`${name}/${proto}`)
+    return port === undefined ? whole : ` port = ${String(port)}`
+  })
+}
+
+/** From `pfctl -s info`; undefined where there is no status line. */
+export function parseEnabled(info: string): boolean | undefined {
+  const match = /^Status: (Enabled|Disabled)/m.exec(info)
+  return match === null ? undefined : match[1] === 'Enabled'
+}
+
+/** From `pfctl -E`, which writes to standard error, and nothing at all with -q. */
+export function parseToken(stderr: string): string | undefined {
+  return /^Token : (\d{1,20})\s*$/m.exec(stderr)?.[1]
+}
+
+/** Tokens in force, from `pfctl -s References`. */
+export function parseReferences(text: string): ReadonlySet<string> {
+  const tokens = new Set<string>()
+  for (const line of text.split('\n')) {
+    // PID, process name (which may hold spaces), token, time stamp.
+    const match = /^\d+\s+\S.*?\s(\d{6,20})\s+\d/.exec(line)
+    if (match?.[1] !== undefined) tokens.add(match[1])
+  }
+  return tokens
+}
+
+/** From `pfctl -T show`. */
+export function parseTable(text: string): string[] {
+  return text
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line !== '')
+}
+
+export interface StateEnds {
+  readonly left: string
+  readonly right: string
+}
+
+/** From `pfctl -s states`: the addresses of both ends, without ports. */
+export function parseStates(text: string): StateEnds[] {
+  return text.split('\n').flatMap((line) => {
+    const match = /^\S+ \S+ (\S+)(?: \(\S+\))? (?:->|<-) (\S+)/.exec(line)
+    const left = addressOf(match?.[1])
+    const right = addressOf(match?.[2])
+    return left === undefined || right === undefined ? [] : [{ left, right }]
+  })
+}
+
+/** `192.0.2.1:443` or `2001:db8::1[443]`. */
+function addressOf(end: string | undefined): string | undefined {
+  const address = end?.replace(/(\[\d+\]|(?<=^[\d.]+):\d+)$/, '') ?? ''
+  return canonicalAddress(address) === undefined ? undefined : address
+}
+
+/** How agentjail's anchor is reached from the main ruleset. */
+export interface Place {
+  /** The line that calls it is there. */
+  readonly called: boolean
+  /** A rule before that line lets packets past every later rule. */
+  readonly overtakenBy: string | undefined
+  /** Other anchors that are evaluated before. */
+  readonly before: readonly string[]
+}
+
+/** `listing`: `pfctl -sr` of the main ruleset; or `-sn`, for the place of redirects. */
+export function findPlace(listing: string, anchor: string, word: 'anchor' | 'rdr-anchor'): Place {
+  const wanted = anchor.startsWith('com.apple/') ? 'com.apple/*' : anchor
+  const before: string[] = []
+  let overtakenBy: string | undefined
+  for (const line of listing.split('\n').map((each) => each.trim())) {
+    if (line === `${word} "${wanted}" all`) return { called: true, overtakenBy, before }
+    const other = new RegExp(`^${word} "([^"]+)"`).exec(line)?.[1]
+    if (other !== undefined) before.push(other)
+    if (/^pass\b.*\bquick\b/.test(line)) overtakenBy ??= line
+  }
+  return { called: false, overtakenBy, before }
+}

@@ -1,0 +1,115 @@
+/**
+ * The calls of pfctl that agentjail makes, and no other.
+ * Invariant: never `-f` or `-F` without `-a`, never `-e` or `-d`: other tools' rules and references stay theirs.
+ */
+import { JailError } from '../../errors.js'
+import type { CommandResult, System } from '../../system/types.js'
+import { parseEnabled, parseReferences, parseToken } from './listing.js'
+
+const program = '/sbin/pfctl'
+/** Concurrent loads of one anchor by others answer "Resource busy". */
+const busyRetries = 8
+const busyPause = 60
+
+export type PfListing = 'rules' | 'nat' | 'states' | 'info' | 'References'
+
+export class Pfctl {
+  readonly anchor: string
+  readonly #system: System
+
+  constructor(system: System, anchor: string) {
+    this.#system = system
+    this.anchor = anchor
+  }
+
+  /** Throws where pfctl says no. `main`: of the main ruleset, else of agentjail's anchor. */
+  async list(what: PfListing, where: 'main' | 'anchor'): Promise<string> {
+    const at = where === 'anchor' ? ['-a', this.anchor] : []
+    const result = await this.#run('-q', ...at, '-s', what)
+    if (result.code !== 0) throw refusal(`list ${what}`, result)
+    return result.stdout
+  }
+
+  /** Parses without loading. */
+  async check(text: string): Promise<void> {
+    const result = await this.#feed(text, '-n')
+    if (result.code !== 0) throw refusal('accept the rules', result)
+  }
+
+  /** Replaces the whole anchor in one transaction. `-o none`: the listing shows what was written. */
+  async load(text: string): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      const result = await this.#feed(text)
+      if (result.code === 0) return
+      if (!result.stderr.includes('Resource busy') || attempt === busyRetries)
+        throw refusal('load the rules', result)
+      await this.#system.sleep(busyPause)
+    }
+  }
+
+  /** In force for new packets when it resolves. */
+  async replaceTable(name: string, addresses: readonly string[]): Promise<void> {
+    const command = addresses.length === 0 ? ['flush'] : ['replace', ...addresses]
+    const result = await this.#run('-q', '-a', this.anchor, '-t', name, '-T', ...command)
+    if (result.code !== 0) throw refusal(`fill table ${name}`, result)
+  }
+
+  /** Undefined: no such table. */
+  async showTable(name: string): Promise<string | undefined> {
+    const result = await this.#run('-q', '-a', this.anchor, '-t', name, '-T', 'show')
+    return result.code === 0 ? result.stdout : undefined
+  }
+
+  async killStates(from: string, to: string): Promise<void> {
+    const result = await this.#run('-q', '-k', from, '-k', to)
+    if (result.code !== 0) throw refusal('end connections', result)
+  }
+
+  async isEnabled(): Promise<boolean> {
+    const enabled = parseEnabled(await this.list('info', 'main'))
+    if (enabled === undefined)
+      throw new JailError('BACKEND', 'pfctl shows no status', {
+        hint: 'see: sudo pfctl -s info',
+      })
+    return enabled
+  }
+
+  async tokens(): Promise<ReadonlySet<string>> {
+    return parseReferences(await this.list('References', 'main'))
+  }
+
+  /** Takes a reference; pf stays on at least until it is released. Without -q, which hides the token. */
+  async enable(): Promise<string> {
+    const result = await this.#run('-E')
+    const token = parseToken(result.stderr)
+    if (result.code !== 0 || token === undefined) throw refusal('be enabled', result)
+    return token
+  }
+
+  /** Gives it back. One that is gone already (a reboot, somebody's `pfctl -d`) is no error. */
+  async release(token: string): Promise<void> {
+    const result = await this.#run('-X', token)
+    if (result.code === 0 || !(await this.tokens()).has(token)) return
+    throw refusal('release its reference', result)
+  }
+
+  #feed(text: string, ...more: string[]): Promise<CommandResult> {
+    const args = [...more, '-q', '-a', this.anchor, '-o', 'none', '-f', '-']
+    return this.#system.run([program, ...args], { input: text })
+  }
+
+  #run(...args: string[]): Promise<CommandResult> {
+    return this.#system.run([program, ...args])
+  }
+}
+
+/** pfctl warns on every call; the exit code judges, the last line of its own tells. */
+function refusal(what: string, { code, stderr }: CommandResult): JailError {
+  const noise = /^(No ALTQ|ALTQ related|pfctl: Use of -f|present in the main|See \/etc\/pf\.conf|$)/
+  const lines = stderr.split('\n').filter((line) => !noise.test(line))
+  const said = lines.at(0) ?? `code ${String(code)}`
+  const hint = /Operation not permitted|Permission denied/.test(stderr)
+    ? 'run as root; where a device management profile forbids pf, agentjail cannot work on this Mac'
+    : 'see: sudo pfctl -s info; sudo pfctl -sr'
+  return new JailError('BACKEND', `pf does not ${what}: ${said.slice(0, 300)}`, { hint })
+}

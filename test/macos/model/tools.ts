@@ -1,0 +1,45 @@
+/** Chooses the modelled command by the name it is called by. */
+import { pfctl } from './pfctl.js'
+import { directoryTool } from './directory.js'
+import { launchctl } from './launchd.js'
+import { smallTool } from './small.js'
+import { answer, type Answer, type MacState } from './state.js'
+
+export function runTool(state: MacState, argv: readonly string[], input: string): Answer {
+  const [program = '', ...args] = argv
+  state.calls.push([...argv])
+  const name = program.slice(program.lastIndexOf('/') + 1)
+  // A real Mac has each tool in one place: called elsewhere, it is not found.
+  if (program.startsWith('/') && places.get(name) !== program)
+    return answer(127, '', `${program}: No such file or directory\n`)
+  switch (name) {
+    case 'pfctl':
+      return pfctl(state, args, input)
+    case 'launchctl':
+      return launchctl(state, args)
+    default:
+      return directoryTool(state, name, args) ?? smallTool(state, name, args)
+  }
+}
+
+export const places = new Map(
+  [
+    '/sbin/pfctl',
+    '/sbin/ifconfig',
+    '/usr/sbin/tcpdump',
+    '/usr/bin/dscl',
+    '/usr/sbin/sysadminctl',
+    '/usr/sbin/dseditgroup',
+    '/usr/bin/dsmemberutil',
+    '/usr/bin/dscacheutil',
+    '/usr/sbin/createhomedir',
+    '/usr/bin/id',
+    '/bin/launchctl',
+    '/usr/bin/sudo',
+    '/usr/bin/sandbox-exec',
+    '/bin/ps',
+    '/bin/chmod',
+    '/usr/sbin/sysctl',
+    '/usr/bin/plutil',
+  ].map((path): [string, string] => [path.slice(path.lastIndexOf('/') + 1), path]),
+)
