@@ -1,0 +1,79 @@
+/**
+ * `agentjail doctor`: what this machine lacks for jails to start and hold, why it matters, and the fix.
+ */
+import { statSync } from 'node:fs'
+import { readdir } from 'node:fs/promises'
+import { fileURLToPath } from 'node:url'
+import { wantsColour } from '../../audit/palette.js'
+import { diagnose, renderDiagnoses } from '../../doctor/doctor.js'
+import type { DoctorFacts } from '../../doctor/types.js'
+import { JailError, errorMessage } from '../../errors.js'
+import { defaultConfig, loadConfig } from '../../setup/config.js'
+import { realSystem } from '../../system/real.js'
+import { findTool, readDistro } from '../../system/tools.js'
+import type { CommandIo } from '../io.js'
+
+export interface DoctorArgs {
+  /** Repairs what is safe to repair. */
+  readonly fix: boolean
+  readonly json: boolean
+}
+
+/** Exit 0: nothing failed; 1: something did. Throws `JailError` NOT_ROOT for `--fix` without root. */
+export async function doctorCommand(args: DoctorArgs, io: CommandIo): Promise<number> {
+  const isRoot = process.geteuid?.() === 0
+  if (args.fix && !isRoot) {
+    throw new JailError('NOT_ROOT', 'doctor --fix changes the system and needs root', {
+      hint: 'sudo agentjail doctor --fix',
+    })
+  }
+  const facts = await doctorFacts(isRoot)
+  const diagnoses = await diagnose(facts, { fix: args.fix })
+  io.stdout.write(
+    args.json
+      ? `${JSON.stringify(diagnoses, undefined, 2)}\n`
+      : renderDiagnoses(diagnoses, wantsColour(io.stdout, io.env)),
+  )
+  return diagnoses.some(({ state }) => state === 'fail') ? 1 : 0
+}
+
+async function doctorFacts(isRoot: boolean): Promise<DoctorFacts> {
+  // A broken configuration must not keep the doctor from looking at the rest.
+  let configProblem: string | undefined
+  const config = await loadConfig().catch((error: unknown) => {
+    configProblem = errorMessage(error)
+    return defaultConfig
+  })
+  return {
+    system: realSystem(),
+    config,
+    ...(configProblem !== undefined && { configProblem }),
+    distro: readDistro(),
+    isRoot,
+    findTool,
+    // This file is as old as the package; npm sets all files' times to 1985 where it packs them so.
+    released: Math.max(
+      statSync(fileURLToPath(import.meta.url)).mtimeMs,
+      Date.parse('2026-01-01T00:00:00Z'),
+    ),
+    brokenPolicies,
+    collect: async () => {
+      const { collectDead, openContext } = await import('../../session/context.js')
+      await collectDead(await openContext())
+    },
+  }
+}
+
+/** Each bundled policy is loaded as `run` would. */
+async function brokenPolicies(): Promise<readonly string[]> {
+  const { bundleDir, loadPolicy } = await import('../../policy/load.js')
+  const files = (await readdir(bundleDir())).filter((file) => file.endsWith('.yaml'))
+  if (files.length === 0) return [`no policy in ${bundleDir()}`]
+  const broken: string[] = []
+  for (const file of files) {
+    await loadPolicy(`bundle:${file.slice(0, -'.yaml'.length)}`).catch((error: unknown) => {
+      broken.push(errorMessage(error))
+    })
+  }
+  return broken
+}
