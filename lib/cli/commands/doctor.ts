@@ -2,12 +2,14 @@
  * `agentjail doctor`: what this machine lacks for jails to start and hold, why it matters, and the fix.
  */
 import { statSync } from 'node:fs'
-import { readdir } from 'node:fs/promises'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { wantsColour } from '../../audit/palette.js'
 import { diagnose, renderDiagnoses } from '../../doctor/doctor.js'
+import { findBrokenPolicies } from '../../doctor/policies.js'
 import type { DoctorFacts } from '../../doctor/types.js'
 import { JailError, errorMessage } from '../../errors.js'
+import { packageRoot } from '../../session/host.js'
 import { defaultConfig, loadConfig } from '../../setup/config.js'
 import { realSystem } from '../../system/real.js'
 import { findTool, readDistro } from '../../system/tools.js'
@@ -56,24 +58,10 @@ async function doctorFacts(isRoot: boolean): Promise<DoctorFacts> {
       statSync(fileURLToPath(import.meta.url)).mtimeMs,
       Date.parse('2026-01-01T00:00:00Z'),
     ),
-    brokenPolicies,
+    brokenPolicies: () => findBrokenPolicies(join(packageRoot, 'policies')),
     collect: async () => {
       const { collectDead, openContext } = await import('../../session/context.js')
       await collectDead(await openContext())
     },
   }
-}
-
-/** Each bundled policy is loaded as `run` would. */
-async function brokenPolicies(): Promise<readonly string[]> {
-  const { bundleDir, loadPolicy } = await import('../../policy/load.js')
-  const files = (await readdir(bundleDir())).filter((file) => file.endsWith('.yaml'))
-  if (files.length === 0) return [`no policy in ${bundleDir()}`]
-  const broken: string[] = []
-  for (const file of files) {
-    await loadPolicy(`bundle:${file.slice(0, -'.yaml'.length)}`).catch((error: unknown) => {
-      broken.push(errorMessage(error))
-    })
-  }
-  return broken
 }
