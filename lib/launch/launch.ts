@@ -54,39 +54,49 @@ async function launchOnce(
   const { pids: _pids, memory: _memory, ...ofProcesses } = spec.limits
   const env = spec.extraCa === undefined ? spec.env : new Map([...caVariables, ...spec.env])
   if (facts !== undefined) mkdirSync(tools.stagingDir, { recursive: true, mode: 0o700 })
-  const plan = planLaunch({
-    spec: { ...spec, env },
-    tools,
-    machine,
-    parentPid: process.pid,
-    ...(facts === undefined
-      ? {}
-      : {
-          mounts: planMounts(spec, facts, tools.stagingDir, {
-            idmap: share === 'idmap',
-            roots: spec.extraCa === undefined ? '' : rootCertificates.join('\n'),
-          }),
-        }),
-    ...(out.has('seccomp')
-      ? {}
-      : {
-          filter: compileSeccomp(machine, {
-            userNamespaces: spec.userNamespaces,
-            multicast: spec.isolation === 'namespace',
-          }),
-        }),
-    rlimits: out.has('limits') ? '' : rlimits(cgroup === undefined ? spec.limits : ofProcesses),
-    cgroups: cgroup?.join ?? [],
-  })
-  const unshare =
-    share === 'acl' && facts !== undefined ? await shareByAcl(spec, facts.trees) : undefined
+  const undos: (() => Promise<string | undefined>)[] = []
   const undo = async (): Promise<readonly string[]> => {
-    const hits = cgroup?.hit() ?? []
+    const lines = [...(cgroup?.hit() ?? [])]
     await cgroup?.remove()
-    const failure = await unshare?.()
-    return failure === undefined ? hits : [...hits, failure]
+    for (const step of undos.splice(0)) {
+      const failure = await step()
+      if (failure !== undefined) lines.push(failure)
+    }
+    return lines
   }
-  return new Supervised(start(plan), notes, undo).begun()
+  let child: ChildProcess
+  try {
+    const plan = planLaunch({
+      spec: { ...spec, env },
+      tools,
+      machine,
+      parentPid: process.pid,
+      ...(facts === undefined
+        ? {}
+        : {
+            mounts: planMounts(spec, facts, tools.stagingDir, {
+              idmap: share === 'idmap',
+              roots: spec.extraCa === undefined ? '' : rootCertificates.join('\n'),
+            }),
+          }),
+      ...(out.has('seccomp')
+        ? {}
+        : {
+            filter: compileSeccomp(machine, {
+              userNamespaces: spec.userNamespaces,
+              multicast: spec.isolation === 'namespace',
+            }),
+          }),
+      rlimits: out.has('limits') ? '' : rlimits(cgroup === undefined ? spec.limits : ofProcesses),
+      cgroups: cgroup?.join ?? [],
+    })
+    if (share === 'acl' && facts !== undefined) undos.push(await shareByAcl(spec, facts.trees))
+    child = start(plan)
+  } catch (error) {
+    await undo()
+    throw error
+  }
+  return new Supervised(child, notes, undo).begun()
 }
 
 function group(spec: LaunchSpec, notes: string[]): Cgroup | undefined {
