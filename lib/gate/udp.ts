@@ -1,6 +1,7 @@
 /**
  * Relays datagrams of UDP grants. On the jail's loopback, where every address is local, a client's
  * source address equals the destination it meant, so `rinfo.address` is the destination.
+ * (IPv6 picks ::1 as source instead, so UDP grants are IPv4 only there.)
  * Invariant: a flow stands on a grant for its address and port, is bounded in number, and ends when
  * idle; port 53 is never relayed.
  */
@@ -17,10 +18,14 @@ import { pinnedGrants } from './route.js'
 const idleMs = 120_000
 const sweepMs = 10_000
 const maxFlows = 1024
+/** Datagrams kept while a flow's socket is being connected, a matter of microseconds. */
+const maxWaiting = 16
 
 interface Flow {
   readonly upstream: dgram.Socket
   readonly connection: Connection
+  /** Until the socket is connected; then `undefined`. */
+  waiting: Buffer[] | undefined
   last: number
 }
 
@@ -47,7 +52,9 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
     const flow = flows.get(key) ?? open(key, peer)
     if (flow === undefined) return
     flow.last = parts.now()
-    if (parts.connections.onUp(flow.connection, message.length)) flow.upstream.send(message)
+    if (!parts.connections.onUp(flow.connection, message.length)) return
+    if (flow.waiting === undefined) flow.upstream.send(message)
+    else if (flow.waiting.length < maxWaiting) flow.waiting.push(message)
   })
 
   const open = (key: string, peer: dgram.RemoteInfo): Flow | undefined => {
@@ -83,7 +90,7 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
         upstream.close()
       },
     )
-    const flow: Flow = { upstream, connection, last: parts.now() }
+    const flow: Flow = { upstream, connection, waiting: [], last: parts.now() }
     flows.set(key, flow)
     upstream.on('error', () => {
       // An ICMP refusal: the client learns by silence, as it would behind any NAT.
@@ -97,8 +104,12 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
       parts.connections.onDown(connection, message.length)
       inside.send(message, peer.port, peer.address, () => undefined)
     })
-    // Connected: only the destination's datagrams come back. Sends before that are queued by Node.
-    upstream.connect(port, address)
+    // Connected: only the destination's datagrams come back.
+    upstream.connect(port, address, () => {
+      const waiting = flow.waiting ?? []
+      flow.waiting = undefined
+      if (!connection.ended) for (const message of waiting) upstream.send(message)
+    })
     return flow
   }
 
