@@ -4,7 +4,7 @@
  * the later layer (the child, or the policy named last) wins.
  */
 import { formatHost } from './hosts.js'
-import { type Layer, type LayerGrant, compact } from './layer.js'
+import { type Layer, type LayerGrant, compact, omit } from './layer.js'
 import { formatPorts, overlap } from './ports.js'
 import { quote } from './problem.js'
 import type { PolicyProblem } from './read/reader.js'
@@ -51,9 +51,9 @@ export function composeLayers(
     source: named.map(({ source }) => source).join(' + '),
     isolation: last('isolation') ?? 'namespace',
     report: last('report') ?? false,
-    grants: grants.map(({ credentialOrigin: _, ...grant }, i) => ({
+    grants: grants.map((grant, i) => ({
       id: `g${String(i + 1)}`,
-      ...grant,
+      ...omit(grant, 'credentialOrigin'),
     })),
     cidrs: cidrs.map((grant, i) => ({ id: `g${String(grants.length + i + 1)}`, ...grant })),
     denies: layers.flatMap((layer) => layer.denies),
@@ -82,12 +82,13 @@ export function composeLayers(
 }
 
 function composeDns(layers: readonly Layer[]): DnsSettings {
-  const { hosts: _, wildcard, ...single } = dnsDefaults
+  const own = layers.map((layer) => layer.dns)
+  const single = own.map((dns) => omit(dns, 'hosts', 'wildcard'))
   return {
-    ...Object.assign({}, single, ...layers.map(({ dns: { hosts: _, ...dns } }) => dns)),
-    wildcard: Object.assign({}, wildcard, ...layers.map((layer) => layer.dns.wildcard ?? {})),
-    hosts: new Map(layers.flatMap((layer) => [...(layer.dns.hosts ?? [])])),
-  } as DnsSettings
+    ...single.reduce<DnsSettings>((all, one) => ({ ...all, ...one }), dnsDefaults),
+    wildcard: own.reduce((all, dns) => ({ ...all, ...dns.wildcard }), dnsDefaults.wildcard),
+    hosts: new Map(own.flatMap((dns) => [...(dns.hosts ?? [])])),
+  }
 }
 
 function least(all: readonly Limits[]): Limits {
@@ -104,7 +105,7 @@ function least(all: readonly Limits[]): Limits {
 function uniqueGrants(grants: readonly LayerGrant[]): readonly LayerGrant[] {
   const seen = new Map<string, LayerGrant>()
   for (const grant of grants) {
-    const { origin: _o, credentialOrigin: _c, reason: _r, ...meaning } = grant
+    const meaning = omit(grant, 'origin', 'credentialOrigin', 'reason')
     const key = JSON.stringify(Object.entries(meaning).sort(([a], [b]) => (a < b ? -1 : 1)))
     if (!seen.has(key)) seen.set(key, grant)
   }

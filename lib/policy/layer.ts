@@ -53,3 +53,13 @@ export function compact<T extends object>(value: T): { [K in keyof T]: Exclude<T
     [K in keyof T]: Exclude<T[K], undefined>
   }
 }
+
+/** A copy without some of its members. */
+export function omit<T extends object, K extends keyof T>(
+  value: T,
+  ...names: readonly K[]
+): Omit<T, K> {
+  const copy = { ...value }
+  for (const name of names) Reflect.deleteProperty(copy, name)
+  return copy
+}

@@ -4,7 +4,7 @@
  */
 import { formatCidr } from './addresses.js'
 import { formatHost } from './hosts.js'
-import { type Layer, type LayerGrant, compact } from './layer.js'
+import { type ExtendsRef, type Layer, type LayerGrant, compact } from './layer.js'
 import { overlap } from './ports.js'
 import { type Problem, problem, quote } from './problem.js'
 import { readCredentials } from './read/credentials.js'
@@ -17,8 +17,13 @@ import { readEnv, readFs, readLimits } from './read/settings.js'
 export type { PolicyProblem } from './read/reader.js'
 
 export type Parsed =
-  | { readonly layer: Layer; readonly problems?: never }
-  | { readonly layer?: never; readonly problems: readonly PolicyProblem[] }
+  | { readonly layer: Layer; readonly problems?: never; readonly bases?: never }
+  | {
+      readonly layer?: never
+      readonly problems: readonly PolicyProblem[]
+      /** What the file extends all the same, so that the mistakes of its bases are told along. */
+      readonly bases: readonly ExtendsRef[]
+    }
 
 /** `file:line:column: what is wrong; what would be right`. */
 export function formatProblem({ origin, problem, hint }: PolicyProblem): string {
@@ -28,9 +33,10 @@ export function formatProblem({ origin, problem, hint }: PolicyProblem): string 
 /** @param source - The path or `bundle:NAME` that messages and origins carry. */
 export function parsePolicy(text: string, source: string): Parsed {
   const { reader, root } = readDocument(text, source)
-  if (!root) return { problems: inOrder(reader.problems) }
+  if (!root) return { problems: inOrder(reader.problems), bases: [] }
   const layer = readLayer(reader, root, source)
-  return reader.problems.length > 0 ? { problems: inOrder(reader.problems) } : { layer }
+  if (reader.problems.length === 0) return { layer }
+  return { problems: inOrder(reader.problems), bases: layer.extends }
 }
 
 function inOrder(problems: readonly PolicyProblem[]): readonly PolicyProblem[] {
@@ -79,11 +85,13 @@ function readLayer(reader: Reader, root: Field, source: string): Layer {
 }
 
 function checkVersion(reader: Reader, root: Field, version: Field | undefined): void {
-  if (!version) {
-    reader.failAt(root, 'the policy has no version', 'write version: 1')
-    return
-  }
-  if (reader.number(version, 1, 1) === undefined) return
+  const text = version && reader.scalar(version)
+  if (text === 1) return
+  reader.failAt(
+    version ?? root,
+    version ? `version is ${quote(String(text))}` : 'the policy has no version',
+    'write version: 1',
+  )
 }
 
 export function parsePolicyName(text: string): string | Problem {

@@ -4,6 +4,7 @@
  * proving the name alone, and leaves no rule behind that nothing would enforce.
  */
 import { formatHost } from './hosts.js'
+import { omit } from './layer.js'
 import { overlap } from './ports.js'
 import type { Credential, Grant, Policy } from './types.js'
 
@@ -47,6 +48,6 @@ function stillPins(other: Grant, grant: Grant, gone: ReadonlySet<string>): boole
   )
 }
 
-function namesOnly({ credential: _, ...grant }: Grant): Grant {
-  return { ...grant, inspect: 'sni', access: 'full', rules: [] }
+function namesOnly(grant: Grant): Grant {
+  return { ...omit(grant, 'credential'), inspect: 'sni', access: 'full', rules: [] }
 }

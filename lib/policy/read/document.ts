@@ -39,6 +39,7 @@ export function readDocument(
     return { reader }
   }
   checkNode(root, reader, 0)
+  reader.markTold()
   return { reader, root: { value: root, at: root, where: 'the policy' } }
 }
 
@@ -54,13 +55,16 @@ function parseText(text: string, reader: Reader, lines: LineCounter): Node | nul
       merge: false,
       version: '1.2',
       schema: 'core',
-      logLevel: 'silent',
+      // With `silent` a second document would be dropped without an error.
+      logLevel: 'error',
     })
     if (nul >= 0) {
       reader.fail(reader.originAt(nul), 'a NUL character', 'save the file as plain UTF-8 text')
       return undefined
     }
-    for (const error of document.errors) {
+    // One unclosed bracket gives an error for each level it stands in, all at one place.
+    const errors = new Map([...document.errors].reverse().map((error) => [error.pos[0], error]))
+    for (const error of errors.values()) {
       reader.fail(
         reader.originAt(error.pos[0]),
         `not valid YAML: ${syntaxText(error.code, error.message)}`,
@@ -77,6 +81,7 @@ function parseText(text: string, reader: Reader, lines: LineCounter): Node | nul
 }
 
 function syntaxText(code: string, message: string): string {
+  if (code === 'MULTIPLE_DOCS') return 'a second document'
   const line = message.split('\n')[0] ?? ''
   return looksSecret(line) || line === '' ? code.toLowerCase() : line
 }
@@ -88,7 +93,7 @@ function syntaxHint(code: string): string {
     case 'MULTIPLE_DOCS':
       return 'one policy a file; remove the second ---'
     case 'BAD_INDENT':
-      return 'line up the keys of one mapping'
+      return 'line up the keys of one mapping, and close brackets'
     default:
       return 'check the quotes, brackets and indentation here'
   }
@@ -106,7 +111,7 @@ function checkNode(node: unknown, reader: Reader, depth: number): void {
     reader.fail(at, 'anchors and aliases are not read', 'write the value out')
     return
   }
-  if (node.tag !== undefined && node.tag.startsWith('!')) {
+  if (node.tag !== undefined) {
     reader.fail(at, 'tags are not read', 'write the plain value')
   } else if (isScalar(node)) {
     if (typeof node.value === 'string' && looksSecret(node.value)) {

@@ -74,7 +74,7 @@ export function readDeny(reader: Reader, item: Field): readonly Deny[] {
   }
   const fields = reader.map(item, 'deny')
   const [host, cidr] = [fields.get('host'), fields.get('cidr')]
-  if (!host === !cidr) {
+  if ((host === undefined) === (cidr === undefined)) {
     reader.failAt(
       item,
       `${item.where} has ${host ? 'host and cidr' : 'neither host nor cidr'}`,

@@ -3,7 +3,7 @@
  * Invariant: nothing is coerced and nothing is skipped: what is not of the wanted type is reported
  * with its line and column, and reading goes on, so that all mistakes are told at once.
  */
-import { type LineCounter, type Node, isAlias, isMap, isScalar, isSeq } from 'yaml'
+import { type LineCounter, type Node, isMap, isScalar, isSeq } from 'yaml'
 import { type KeySet, keyHint, keys, unknownKey } from '../keys.js'
 import { type Problem, isProblem, quote } from '../problem.js'
 import { isSecretName, looksSecret } from '../secrets.js'
@@ -27,6 +27,7 @@ export class Reader {
   readonly problems: PolicyProblem[] = []
   readonly #file: string
   readonly #lines: LineCounter
+  #told: ReadonlySet<string> = new Set()
 
   constructor(file: string, lines: LineCounter) {
     this.#file = file
@@ -42,7 +43,13 @@ export class Reader {
     return this.originAt((field.value ?? field.at).range?.[0] ?? 0)
   }
 
+  /** What was reported so far is not worth a second word about the same value. */
+  markTold(): void {
+    this.#told = new Set(this.problems.map(({ origin }) => placeOf(origin)))
+  }
+
   fail(origin: Origin, problem: string, hint: string): void {
+    if (this.#told.has(placeOf(origin))) return
     if (this.problems.length < maxProblems) this.problems.push({ origin, problem, hint })
   }
 
@@ -51,8 +58,6 @@ export class Reader {
   }
 
   #wrongType(field: Field, wanted: string, example: string): undefined {
-    // Told already, when the document was walked.
-    if (isAlias(field.value)) return
     this.failAt(field, `${field.where} ${kindOf(field.value)}`, `write ${wanted}${example}`)
   }
 
@@ -230,6 +235,10 @@ export class Reader {
     )
     return true
   }
+}
+
+function placeOf({ line, column }: Origin): string {
+  return `${String(line)}:${String(column)}`
 }
 
 function kindOf(node: Node | null): string {
