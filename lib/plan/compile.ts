@@ -2,7 +2,7 @@
  * Policy + facts + request to plan. Pure; the straight path of everything `run` decides.
  */
 import type { GatePolicy, ResolvedCredential } from '../gate/protocol.js'
-import type { Grant, Policy } from '../policy/types.js'
+import type { Policy } from '../policy/types.js'
 import { jailEnvironment } from './environment.js'
 import { networkPlan } from './network.js'
 import type { Facts, Plan, RunRequest } from './types.js'
@@ -14,30 +14,30 @@ export function compilePlan(
   request: RunRequest,
   credentials: readonly ResolvedCredential[] = [],
 ): Plan {
-  const effective = withSlots(policy, new Set(credentials.map(({ id }) => id)))
   const { account, settings } = facts
   return {
     jail: request.jail,
-    policy: effective,
+    policy,
     isolation: request.isolation,
+    policies: request.policies,
     account,
-    network: networkPlan(effective, {
+    network: networkPlan(policy, {
       jail: request.jail,
       uid: account.uid,
       range: settings.uidRange,
       isolation: request.isolation,
     }),
-    gate: gatePolicy(effective, credentials),
+    gate: gatePolicy(policy, credentials),
     launch: {
       jail: request.jail,
       user: account,
       command: request.command,
       cwd: request.cwd,
-      env: jailEnvironment(effective, facts),
+      env: jailEnvironment(policy, facts),
       isolation: request.isolation,
-      fs: effective.fs,
-      limits: effective.limits,
-      userNamespaces: effective.userNamespaces,
+      fs: policy.fs,
+      limits: policy.limits,
+      userNamespaces: policy.userNamespaces,
       resolvConf: resolvConf(),
       hosts: hostsFile(facts.hostName),
       protect: facts.protect,
@@ -45,26 +45,6 @@ export function compilePlan(
       without: [],
     },
   }
-}
-
-/**
- * An optional credential with no value is an empty slot: its grants fall back to the server name alone,
- * since rules without the key they belong to would only half hold.
- */
-export function withSlots(policy: Policy, found: ReadonlySet<string>): Policy {
-  const empty = new Set(
-    [...policy.credentials.values()]
-      .filter(({ id, optional }) => optional && !found.has(id))
-      .map(({ id }) => id),
-  )
-  if (empty.size === 0) return policy
-  const grants = policy.grants.map((grant): Grant => {
-    if (grant.credential === undefined || !empty.has(grant.credential)) return grant
-    const { credential: _, ...rest } = grant
-    return { ...rest, inspect: 'sni', rules: [], access: 'full' }
-  })
-  const credentials = new Map([...policy.credentials].filter(([id]) => !empty.has(id)))
-  return { ...policy, grants, credentials }
 }
 
 /** What the gate enforces. */

@@ -49,12 +49,15 @@ export interface RunRequest {
   readonly command: readonly [string, ...string[]]
   readonly cwd: string
   readonly isolation: Isolation
+  /** As named on the command line. */
+  readonly policies: readonly string[]
 }
 
 export interface Plan {
   readonly jail: JailName
   readonly policy: Policy
   readonly isolation: Isolation
+  readonly policies: readonly string[]
   readonly account: AccountFacts
   readonly network: NetworkPlan
   readonly gate: GatePolicy

@@ -25,6 +25,7 @@ const toolNames = [
   'bwrap',
   'useradd',
   'userdel',
+  'stty',
 ] as const
 export type ToolName = (typeof toolNames)[number]
 

@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
-import { dirname } from 'node:path'
+import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { errorMessage, JailError } from '../errors.js'
 import type { Argv } from '../system/types.js'
@@ -53,6 +53,9 @@ export interface GateProcess {
 const readyTimeout = 15_000
 const gateMain = fileURLToPath(new URL('../gate/main.js', import.meta.url))
 const packageRoot = dirname(dirname(dirname(dirname(gateMain))))
+/** Installed as a dependency, its own dependencies may lie beside it. */
+const modulesRoot =
+  basename(dirname(packageRoot)) === 'node_modules' ? dirname(packageRoot) : packageRoot
 
 /** Spawns it; the promises of the result tell how far it is. */
 export function spawnGate(request: GateRequest): GateProcess {
@@ -127,14 +130,10 @@ function gateRoot(node: string): string[] {
     '--unshare-pid',
     '--unshare-ipc',
     '--unshare-uts',
+    ...parentsOf([...etc, nodeRoot, modulesRoot]),
     ...system,
     ...etc.flatMap((path) => ['--ro-bind-try', path, path]),
-    '--ro-bind',
-    nodeRoot,
-    nodeRoot,
-    '--ro-bind',
-    packageRoot,
-    packageRoot,
+    ...[nodeRoot, modulesRoot].flatMap((path) => ['--ro-bind', path, path]),
     '--proc',
     '/proc',
     '--dev',
@@ -144,6 +143,21 @@ function gateRoot(node: string): string[] {
     '--chdir',
     '/',
   ]
+}
+
+/** bubblewrap makes missing parents 0700, which the gate's user could not pass. */
+function parentsOf(paths: readonly string[]): string[] {
+  const parents = new Set<string>()
+  for (const path of paths) {
+    const parts = path.split('/').slice(1, -1)
+    for (let depth = 1; depth <= parts.length; depth++)
+      parents.add(`/${parts.slice(0, depth).join('/')}`)
+  }
+  const bound = /^\/(usr|bin|sbin|lib|lib32|lib64)(\/|$)/
+  return [...parents]
+    .filter((path) => !bound.test(path))
+    .sort()
+    .flatMap((path) => ['--perms', '0755', '--dir', path])
 }
 
 class GateChild implements GateProcess {

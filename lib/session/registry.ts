@@ -25,6 +25,8 @@ export interface RegistryEntry {
   readonly home: string
   readonly isolation: Isolation
   readonly policy: string
+  /** As named on the command line: what a reload reads again. */
+  readonly policies: readonly string[]
   readonly cwd: string
   readonly command: readonly string[]
   /** Milliseconds since the epoch. */

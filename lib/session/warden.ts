@@ -14,8 +14,12 @@ import { findLaunchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
 import type { Ending, Running } from '../launch/types.js'
 import type { Facts, Plan } from '../plan/types.js'
+import { compilePlan } from '../plan/compile.js'
+import { policyFromJson } from '../policy/json.js'
 import { endProcesses } from './collect.js'
 import type { Context } from './context.js'
+import { controlPath, serveControl } from './control.js'
+import type { ControlRequest } from './control.js'
 import { spawnGate } from './gate-process.js'
 import type { GateProcess, OpenedListener } from './gate-process.js'
 import { withLock } from './lock.js'
@@ -31,12 +35,8 @@ export interface WardenEvents {
   readonly onDecisions: (decisions: readonly Decision[]) => void
   /** For the user: restored rules, a gate started again, limits hit. */
   readonly onNotice: (text: string) => void
-}
-
-export interface JailRun {
-  /** Settles when everything is undone. */
-  readonly ended: Promise<Ending>
-  readonly dropped: () => number
+  /** Another policy is in force. */
+  readonly onPolicy: (plan: Plan) => void
 }
 
 /** Milliseconds between readings of what the kernel refused. */
@@ -48,8 +48,10 @@ export class Warden {
   readonly #context: Context
   readonly #events: WardenEvents
   readonly #undo: { readonly what: string; readonly run: () => Promise<void> }[] = []
-  readonly #plan: Plan
   readonly #facts: Facts
+  readonly #tally = { allowed: 0, denied: 0, up: 0, down: 0 }
+  readonly #warnings: string[] = []
+  #plan: Plan
   readonly #upstreamCa: string | undefined
   #entry: RegistryEntry | undefined
   #audit: AuditLog | undefined
@@ -61,6 +63,8 @@ export class Warden {
   #policy: GatePolicy
   #ending = false
   #restarted = false
+  #serial = 0
+  #pinCount = 0
 
   constructor(
     context: Context,
@@ -137,6 +141,7 @@ export class Warden {
       home: account.home,
       isolation,
       policy: policy.source,
+      policies: this.#plan.policies,
       cwd: spec.cwd,
       command: spec.command,
       since: system.now(),
@@ -149,6 +154,11 @@ export class Warden {
     }
     this.#entry = entry
     this.#push('leave the registry', () => registry.remove(jail))
+    const control = await serveControl(
+      controlPath(this.#context.config.stateDir, jail),
+      (request) => this.#answer(request),
+    )
+    this.#push('close the control socket', () => control.close())
   }
 
   /** Shared things, under the lock, and only where something is missing. */
@@ -257,7 +267,10 @@ export class Warden {
         ? undefined
         : { ...this.#entry, ...this.#pids(running), phase: 'running' as const }
     if (update !== undefined) await registry.update(update)
-    const denials = setInterval(() => void this.#readDenials(), denialInterval)
+    const denials = setInterval(() => {
+      void this.#readDenials()
+      this.#gate?.send({ type: 'ping', serial: ++this.#serial })
+    }, denialInterval)
     const time = this.#timeLimit(running)
     this.#watch = this.#startWatch()
     try {
@@ -323,6 +336,77 @@ export class Warden {
     })
   }
 
+  async #answer(request: ControlRequest): Promise<unknown> {
+    switch (request.op) {
+      case 'status':
+        return this.#status()
+      case 'reload':
+        return await this.#reload(policyFromJson(request.policy))
+    }
+  }
+
+  #status() {
+    const { command } = this.#plan.launch
+    return {
+      name: this.#plan.jail,
+      policy: this.#plan.policy.name,
+      user: this.#plan.account.name,
+      uid: this.#plan.account.uid,
+      ...(this.#running?.commandPid === undefined ? {} : { pid: this.#running.commandPid }),
+      isolation: this.#plan.isolation,
+      phase: this.#ending ? 'ending' : this.#running === undefined ? 'starting' : 'running',
+      since: this.#entry?.since ?? 0,
+      command,
+      ...this.#tally,
+      pins: this.#pinCount,
+      warnings: this.#warnings,
+    } as const
+  }
+
+  /** The gate first, which cuts what is withdrawn; then the kernel, in one transaction. At no point is more open than both policies together allow. */
+  async #reload(policy: Plan['policy']): Promise<{ cut: number }> {
+    const gate = this.#gate
+    const hold = this.#hold
+    if (gate === undefined || hold === undefined || this.#running === undefined) {
+      throw new JailError('STATE', 'the jail is not running yet', { hint: 'try again' })
+    }
+    const { jail, launch: spec, isolation, policies } = this.#plan
+    const known = this.#policy.credentials.filter(({ id }) => policy.credentials.has(id))
+    const plan = compilePlan(
+      policy,
+      this.#facts,
+      { jail, command: spec.command, cwd: spec.cwd, isolation, policies },
+      known,
+    )
+    refuseUnservable(this.#plan, plan)
+    const cut = await this.#updateGate(gate, plan.gate)
+    this.#policy = plan.gate
+    const update = (): Promise<void> => hold.update(plan.network)
+    await (plan.network.isolation === 'uid'
+      ? withLock(this.#context.config.stateDir, update)
+      : update())
+    this.#plan = { ...plan, launch: this.#plan.launch }
+    this.#events.onPolicy(plan)
+    return { cut }
+  }
+
+  #updateGate(gate: GateProcess, policy: GatePolicy): Promise<number> {
+    const serial = ++this.#serial
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        // A gate that cannot change its mind keeps no connection either.
+        gate.kill()
+        reject(new JailError('GATE', 'the gate does not take the new policy; it is started again'))
+      }, 5_000)
+      gate.onMessage((message) => {
+        if (message.type !== 'updated' || message.serial !== serial) return
+        clearTimeout(timer)
+        resolve(message.cut)
+      })
+      gate.send({ type: 'update', serial, policy })
+    })
+  }
+
   #hear(gate: GateProcess, message: FromGate): void {
     switch (message.type) {
       case 'decisions':
@@ -331,6 +415,9 @@ export class Warden {
         break
       case 'pin':
         void this.#pin(gate, message)
+        break
+      case 'pong':
+        this.#pinCount = message.stats.pins
         break
       case 'fatal':
         this.#events.onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
@@ -355,6 +442,11 @@ export class Warden {
   #record(decisions: readonly Decision[]): void {
     if (decisions.length === 0) return
     this.#audit?.write(decisions)
+    for (const { verdict, up, down, count } of decisions) {
+      this.#tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1
+      this.#tally.up += up ?? 0
+      this.#tally.down += down ?? 0
+    }
     this.#events.onDecisions(decisions)
   }
 
@@ -434,6 +526,34 @@ export class Warden {
       }
     }
   }
+}
+
+/** The gate's sockets are opened before it starts: a port it does not listen on needs a new run. */
+function refuseUnservable(before: Plan, after: Plan): void {
+  const served = (plan: Plan): Set<string> =>
+    new Set(
+      (['gateTcp', 'gateUdp'] as const).flatMap((side) =>
+        plan.network[side].flatMap(({ first, last }) =>
+          Array.from({ length: last - first + 1 }, (_, index) => `${side} ${first + index}`),
+        ),
+      ),
+    )
+  const now = served(before)
+  const missing = [...served(after)]
+    .filter((port) => !now.has(port))
+    .map((port) => port.replace('gateTcp', 'tcp').replace('gateUdp', 'udp'))
+  const needsCa =
+    after.gate.grants.some(({ inspect }) => inspect === 'http') &&
+    !before.gate.grants.some(({ inspect }) => inspect === 'http')
+  if (missing.length === 0 && !needsCa) return
+  const what = needsCa
+    ? 'inspect: http, for which the command must trust a certificate from its start'
+    : `ports the gate does not serve yet (${missing.slice(0, 5).join(', ')})`
+  throw new JailError(
+    'POLICY_INVALID',
+    `the new policy needs ${what}; the old one stays in force`,
+    { hint: 'end the jail and run it again' },
+  )
 }
 
 function uniquePort(

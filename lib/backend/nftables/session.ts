@@ -106,7 +106,13 @@ class PipedNft implements NftSession {
     if (this.#errors !== '')
       throw new JailError('BACKEND', `nft refused: ${firstLine(this.#errors)}`)
     if (line === '') throw new JailError('BACKEND', 'nft does not answer')
-    return JSON.parse(line) as unknown
+    try {
+      return JSON.parse(line) as unknown
+    } catch (error) {
+      throw new JailError('BACKEND', `nft answered with no JSON: ${line.slice(0, 80)}`, {
+        cause: error,
+      })
+    }
   }
 }
 

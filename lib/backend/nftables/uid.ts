@@ -178,9 +178,12 @@ class UidHold implements NetworkHold {
   }
 
   async close(): Promise<void> {
-    const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
-    if (stale.length > 0) await this.#nft.change(stale, 'list tables')
-    await this.#nft.close()
+    try {
+      const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
+      if (stale.length > 0) await this.#nft.change(stale, listTable)
+    } finally {
+      this.#nft.kill()
+    }
   }
 
   #part(): Table {

@@ -1,0 +1,52 @@
+/**
+ * `agentjail account list|remove`.
+ */
+import { listAccounts, removeAccount } from '../../account/linux.js'
+import { exitCode, JailError } from '../../errors.js'
+import { parseJailName, accountName } from '../../plan/names.js'
+import { collectDead, openContext } from '../../session/context.js'
+import { withLock } from '../../session/lock.js'
+import type { CommandIo } from '../io.js'
+
+export interface AccountArgs {
+  readonly action: 'list' | 'remove'
+  readonly jail: string | undefined
+  readonly json: boolean
+}
+
+export async function accountCommand(
+  { action, jail, json }: AccountArgs,
+  io: CommandIo,
+): Promise<number> {
+  const context = await openContext()
+  await collectDead(context)
+  const accounts = await listAccounts(context.system)
+  if (action === 'list') {
+    const rows = accounts.map(({ name, uid, home, comment }) => ({
+      name,
+      uid,
+      home,
+      jail: comment.replace(/^agentjail /, ''),
+    }))
+    const lines = rows.map(
+      (row) => `${row.jail.padEnd(26)} ${row.name.padEnd(29)} ${row.uid} ${row.home}\n`,
+    )
+    io.stdout.write(json ? `${JSON.stringify(rows)}\n` : lines.join(''))
+    return exitCode.ok
+  }
+  if (jail === undefined)
+    throw new JailError('USAGE', 'no jail named', { hint: 'agentjail account remove NAME' })
+  const name = accountName(parseJailName(jail))
+  const entry = accounts.find((one) => one.name === name)
+  if (entry === undefined) {
+    throw new JailError('NAME_UNKNOWN', `jail ${jail} has no account of agentjail's`, {
+      hint: 'see: agentjail account list',
+      exit: exitCode.usage,
+    })
+  }
+  await withLock(context.config.stateDir, () =>
+    removeAccount(context.system, context.config, context.tools, entry),
+  )
+  io.stdout.write(`removed ${name} and its home\n`)
+  return exitCode.ok
+}

@@ -1,0 +1,223 @@
+/**
+ * `agentjail run` and `agentjail plan`: options to plan, plan to warden.
+ */
+import { homedir } from 'node:os'
+import { resolve } from 'node:path'
+import { LiveDenials } from '../../audit/live.js'
+import { renderSummary } from '../../audit/summary.js'
+import { isTerminalBusy } from '../../audit/terminal.js'
+import { findAccount } from '../../account/linux.js'
+import { exitCode, JailError } from '../../errors.js'
+import type { ResolvedCredential } from '../../gate/protocol.js'
+import type { Ending } from '../../launch/types.js'
+import { compilePlan } from '../../plan/compile.js'
+import { defaultJailName, parseJailName } from '../../plan/names.js'
+import { planToJson, renderPlan } from '../../plan/render.js'
+import type { Facts, Plan } from '../../plan/types.js'
+import { loadPolicies } from '../../policy/loader.js'
+import { fillSlots } from '../../policy/slots.js'
+import type { Isolation, Policy } from '../../policy/types.js'
+import { collectDead, openContext } from '../../session/context.js'
+import type { Context } from '../../session/context.js'
+import { elevate } from '../../session/elevate.js'
+import {
+  callerIdentity,
+  hostAddresses,
+  hostName,
+  hostResolvers,
+  packageRoot,
+  systemRoots,
+} from '../../session/host.js'
+import { relaySignals } from '../../session/signals.js'
+import { Warden } from '../../session/warden.js'
+import type { CommandIo } from '../io.js'
+
+export interface RunArgs {
+  readonly policy: readonly string[]
+  readonly command: readonly [string, ...string[]]
+  readonly name?: string | undefined
+  readonly user?: string | undefined
+  readonly isolation?: Isolation | undefined
+  readonly dryRun: boolean
+  readonly json: boolean
+  readonly quiet: boolean
+  /** Absent: on a terminal. */
+  readonly showDenials?: boolean | undefined
+  /** The command line itself, for sudo. */
+  readonly argv: readonly string[]
+  readonly script: string
+}
+
+/** Resolves with how the command ended; agentjail's own refusals throw. */
+export async function runCommand(args: RunArgs, io: CommandIo): Promise<Ending> {
+  const caller = callerIdentity()
+  if (process.getuid?.() !== 0) {
+    // Read once as the caller: mistakes are told without asking for a password, and names to pass are known.
+    const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
+    return await elevate(args.script, args.argv, environmentNames(policy))
+  }
+  const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
+  const context = await openContext()
+  for (const { name, why } of (await collectDead(context)).kept)
+    io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
+  const credentials = await findCredentials(policy, caller)
+  const { plan, facts } = await makePlan(context, credentials.policy, args, credentials.resolved)
+  if (args.dryRun) {
+    printPlan(context, plan, args.json, io)
+    return { code: exitCode.ok }
+  }
+  const env = new Map([...plan.launch.env, ...credentials.env])
+  return await supervise(context, { ...plan, launch: { ...plan.launch, env } }, facts, args, io)
+}
+
+/** Values for the policy's credential slots, and what the command sees of them. Nothing is loaded where there are none. */
+async function findCredentials(
+  policy: Policy,
+  caller: { uid: number; gid: number },
+): Promise<FoundCredentials> {
+  if (policy.credentials.size === 0) return { policy, resolved: [], env: new Map() }
+  const { resolveCredentials } = await import('../../credentials/resolve.js')
+  const { credentialEnvironment } = await import('../../credentials/environment.js')
+  const facts = {
+    callerEnv: process.env,
+    caller: { ...caller, home: homedir() },
+    isRootPolicy: caller.uid === 0,
+  }
+  const resolved = await resolveCredentials(policy.credentials.values(), facts)
+  const { policy: filled, missing } = fillSlots(policy, new Set(resolved.map(({ id }) => id)))
+  const [first] = missing
+  if (first !== undefined) {
+    throw new JailError(
+      'POLICY_INVALID',
+      `${first.origin.file}:${first.origin.line}:${first.origin.column}: the credential ${first.id} has no value`,
+      {
+        hint: 'set it where the policy says it comes from, or make it optional: true',
+      },
+    )
+  }
+  return {
+    policy: filled,
+    resolved,
+    env: credentialEnvironment(policy.credentials.values(), resolved),
+  }
+}
+
+interface FoundCredentials {
+  readonly policy: Policy
+  readonly resolved: readonly ResolvedCredential[]
+  readonly env: ReadonlyMap<string, string>
+}
+
+function environmentNames(policy: Policy): string[] {
+  const sources = [...policy.credentials.values()].flatMap(({ from }) =>
+    from.kind === 'env' ? [from.name] : [],
+  )
+  return [
+    ...policy.env.pass,
+    ...sources,
+    'TERM',
+    'COLORTERM',
+    'NO_COLOR',
+    'FORCE_COLOR',
+    'LANG',
+    'LC_ALL',
+    'TZ',
+  ]
+}
+
+async function makePlan(
+  context: Context,
+  policy: Policy,
+  args: RunArgs,
+  credentials: readonly ResolvedCredential[],
+): Promise<{ plan: Plan; facts: Facts }> {
+  const { system, config } = context
+  const caller = callerIdentity()
+  const jail = args.name === undefined ? defaultJailName(policy.name) : parseJailName(args.name)
+  const account = await findAccount(system, config, {
+    jail,
+    callerUid: caller.uid,
+    ...(args.user === undefined ? {} : { user: args.user }),
+  })
+  const facts: Facts = {
+    platform: system.platform,
+    settings: config,
+    account,
+    resolvers: config.upstreams.length > 0 ? config.upstreams : await hostResolvers(system),
+    hostAddresses: hostAddresses(),
+    caller,
+    callerEnv: process.env,
+    nodePath: process.execPath,
+    protect: [
+      packageRoot,
+      ...args.policy.filter((name) => name.includes('/')).map((path) => resolve(path)),
+    ],
+    hostName: hostName(),
+  }
+  const request = {
+    jail,
+    command: args.command,
+    cwd: process.cwd(),
+    isolation: args.isolation ?? policy.isolation,
+    policies: args.policy,
+  }
+  return { plan: compilePlan(policy, facts, request, credentials), facts }
+}
+
+function printPlan(context: Context, plan: Plan, json: boolean, io: CommandIo): void {
+  const rendered = { plan, rules: context.backend.render(plan.network) }
+  io.stdout.write(
+    json ? `${JSON.stringify(planToJson(rendered), null, 2)}\n` : renderPlan(rendered),
+  )
+}
+
+async function supervise(
+  context: Context,
+  plan: Plan,
+  facts: Facts,
+  args: RunArgs,
+  io: CommandIo,
+): Promise<Ending> {
+  const signals = relaySignals()
+  const isTerminal = io.stderr.isTTY === true
+  const { stty } = context.tools
+  const live = new LiveDenials({
+    jail: plan.jail,
+    policy: () => current,
+    write: (text) => io.stderr.write(text),
+    isTerminal,
+    isBusy: () => isTerminalBusy(context.system, stty),
+    monotonic: () => performance.now(),
+  })
+  let current = plan.policy
+  const show = args.showDenials ?? (isTerminal && !args.quiet)
+  const upstreamCa = plan.policy.grants.some(({ inspect }) => inspect === 'http')
+    ? await systemRoots(context.system)
+    : undefined
+  const events = {
+    onDecisions: (decisions: Parameters<LiveDenials['add']>[0]) => {
+      if (show) live.add(decisions)
+      else for (const decision of decisions) live.fold.add(decision)
+    },
+    onPolicy: (next: Plan) => {
+      current = next.policy
+    },
+    onNotice: (text: string) => {
+      io.stderr.write(`agentjail: ${text}\n`)
+    },
+  }
+  const warden = new Warden(context, plan, facts, events, upstreamCa)
+  const ending = await warden.run(signals)
+  if (!args.quiet) {
+    const colour = isTerminal && (io.env['NO_COLOR'] ?? '') === ''
+    io.stderr.write(
+      renderSummary(live.fold, {
+        jail: plan.jail,
+        policy: current,
+        dropped: warden.dropped,
+        colour,
+      }),
+    )
+  }
+  return ending
+}

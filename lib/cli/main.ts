@@ -1,0 +1,38 @@
+/**
+ * The command line: words to a command, errors to stderr and an exit code.
+ * Invariant: every command's code is loaded only when it runs; users see one line, never a stack trace.
+ */
+import { errorMessage, exitCode, JailError } from '../errors.js'
+import { endLike } from '../session/signals.js'
+import { closeInherited } from './descriptors.js'
+
+/** Never throws; sets `process.exitCode`, or ends the process by the signal that ended the command. */
+export async function main(argv: readonly string[]): Promise<void> {
+  const debug = argv.includes('--debug') && argv.indexOf('--debug') < separator(argv)
+  try {
+    closeInherited()
+    const { parse } = await import('./parse.js')
+    const ending = await parse(argv)
+    if (ending !== undefined) endLike(ending)
+  } catch (error) {
+    process.exitCode = error instanceof JailError ? error.exit : exitCode.refused
+    process.stderr.write(
+      debug ? `${String(error instanceof Error ? error.stack : error)}\n` : describe(error),
+    )
+  }
+}
+
+function separator(argv: readonly string[]): number {
+  const index = argv.indexOf('--')
+  return index < 0 ? argv.length : index
+}
+
+function describe(error: unknown): string {
+  if (!(error instanceof JailError))
+    return `agentjail: unexpected: ${errorMessage(error)} (--debug shows where)\n`
+  const hint = error.hint === undefined ? '' : `; ${error.hint}`
+  // Policy mistakes are a list already, one line each.
+  return error.code === 'POLICY_INVALID'
+    ? `${error.message}${hint}\n`
+    : `agentjail: ${error.message}${hint}\n`
+}

@@ -1,0 +1,326 @@
+/**
+ * The table of commands.
+ */
+import yargs from 'yargs'
+import type { Argv } from 'yargs'
+import { exitCode, JailError } from '../errors.js'
+import type { Ending } from '../launch/types.js'
+import type { Isolation } from '../policy/types.js'
+import type { CommandIo } from './io.js'
+
+const isolations = ['namespace', 'uid', 'basic'] as const
+
+/** Parses and runs; resolves with how to end, `undefined` for help. Throws USAGE and what commands throw. */
+export async function parse(argv: readonly string[]): Promise<Ending | undefined> {
+  const io: CommandIo = { stdout: process.stdout, stderr: process.stderr, env: process.env }
+  let ending: Ending | undefined
+  const finish = (code: number): void => {
+    ending = { code }
+  }
+  const finishLike = (end: Ending): void => {
+    ending = end
+  }
+  const table = yargs()
+    .scriptName('agentjail')
+    .usage(
+      '$0 <command>\n\nRuns any command as a service user of its own, with only the network a policy allows.',
+    )
+    .parserConfiguration({
+      'populate--': true,
+      'parse-numbers': false,
+      'camel-case-expansion': false,
+    })
+    .strict()
+    .exitProcess(false)
+    .fail(false)
+    .help()
+    .alias('help', 'h')
+    .version(false)
+    .option('debug', {
+      type: 'boolean',
+      default: false,
+      describe: 'On an error, show where it came from',
+    })
+    .demandCommand(1, 'Say what to do: agentjail run --policy openai -- COMMAND')
+    .wrap(Math.min(100, process.stdout.columns || 100))
+  runCommands(table, argv, io, finishLike)
+  adminCommands(table, io, finish)
+  try {
+    await table.parseAsync(argv)
+  } catch (error) {
+    if (error instanceof JailError || !isUsageError(error)) throw error
+    throw new JailError('USAGE', lowerFirst(error.message.replaceAll('\n', ' ')), {
+      hint: 'see: agentjail --help',
+    })
+  }
+  return ending
+}
+
+function isUsageError(error: unknown): error is Error {
+  return error instanceof Error && error.name === 'YError'
+}
+
+function lowerFirst(text: string): string {
+  return text.charAt(0).toLowerCase() + text.slice(1)
+}
+
+function withRunOptions(table: Argv) {
+  return table
+    .option('policy', {
+      alias: 'p',
+      type: 'string',
+      array: true,
+      nargs: 1,
+      demandOption: true,
+      describe: 'Bundled policy or file; several are joined',
+    })
+    .option('name', { alias: 'n', type: 'string', describe: "The jail's name [the policy's]" })
+    .option('user', { type: 'string', describe: 'Service user to use or make [aj-NAME]' })
+    .option('isolation', {
+      choices: isolations,
+      describe: "How it is held [the policy's, or namespace]",
+    })
+    .option('json', { type: 'boolean', default: false, describe: 'Print the plan as JSON' })
+}
+
+function runCommands(
+  table: Argv,
+  argv: readonly string[],
+  io: CommandIo,
+  finish: (ending: Ending) => void,
+): void {
+  table.command(
+    'run',
+    'Run a command in a jail: agentjail run --policy P -- COMMAND',
+    (sub) =>
+      withRunOptions(sub)
+        .option('dry-run', {
+          type: 'boolean',
+          default: false,
+          describe: 'Print what would happen, and do nothing',
+        })
+        .option('quiet', {
+          alias: 'q',
+          type: 'boolean',
+          default: false,
+          describe: 'No summary, no live denials',
+        })
+        .option('show-denials', {
+          type: 'boolean',
+          describe: 'Tell each denial as it happens [on a terminal]',
+        })
+        .example(
+          '$0 run --policy openai-telegram -- node bot.js',
+          'A bot that reaches two services and nothing else',
+        )
+        .example('$0 run -p npm -p github -- npm install', 'Two policies joined')
+        .example('$0 run -p ./policy.yaml --dry-run -- true', 'What would happen')
+        .epilogue(
+          'Exit code: that of the command; 125 if it was not launched, 126/127 as a shell, 2 for bad input.',
+        ),
+    async (args) => {
+      const { runCommand } = await import('./commands/run.js')
+      finish(
+        await runCommand(
+          {
+            policy: args.policy,
+            command: commandOf(args),
+            name: args.name,
+            user: args.user,
+            isolation: args.isolation as Isolation | undefined,
+            dryRun: args['dry-run'],
+            json: args.json,
+            quiet: args.quiet,
+            showDenials: args['show-denials'],
+            argv,
+            script: process.argv[1] ?? '',
+          },
+          io,
+        ),
+      )
+    },
+  )
+  table.command(
+    'plan',
+    'Print what `run` would do: account, rules, DNS, launch',
+    (sub) =>
+      withRunOptions(sub).example('$0 plan --policy openai', 'Rules as they would be loaded'),
+    async (args) => {
+      const { runCommand } = await import('./commands/run.js')
+      const words = wordsAfter(args)
+      const command: [string, ...string[]] =
+        words[0] === undefined ? ['true'] : [words[0], ...words.slice(1)]
+      finish(
+        await runCommand(
+          {
+            policy: args.policy,
+            command,
+            name: args.name,
+            user: args.user,
+            isolation: args.isolation as Isolation | undefined,
+            dryRun: true,
+            json: args.json,
+            quiet: true,
+            argv,
+            script: process.argv[1] ?? '',
+          },
+          io,
+        ),
+      )
+    },
+  )
+}
+
+function wordsAfter(args: object): string[] {
+  const words: unknown = (args as Record<string, unknown>)['--']
+  return Array.isArray(words) ? words.map(String) : []
+}
+
+function commandOf(args: object): [string, ...string[]] {
+  const [first, ...rest] = wordsAfter(args)
+  if (first === undefined || first === '') {
+    throw new JailError('USAGE', 'no command after --', {
+      hint: 'for example: agentjail run --policy openai -- node bot.js',
+    })
+  }
+  return [first, ...rest]
+}
+
+function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => void): void {
+  table.command(
+    'account <action> [jail]',
+    'Service users: list, or remove one with its home',
+    (sub) =>
+      sub
+        .positional('action', { choices: ['list', 'remove'] as const, demandOption: true })
+        .positional('jail', { type: 'string' })
+        .option('json', { type: 'boolean', default: false }),
+    async ({ action, jail, json }) => {
+      const { accountCommand } = await import('./commands/account.js')
+      finish(await accountCommand({ action, jail, json }, io))
+    },
+  )
+  table.command(
+    'policy <action> [names..]',
+    'Bundled policies: list; show what one grants; check files',
+    (sub) =>
+      sub
+        .positional('action', { choices: ['list', 'show', 'check'] as const, demandOption: true })
+        .positional('names', { type: 'string', array: true, default: [] as string[] })
+        .option('json', { type: 'boolean', default: false })
+        .option('yaml', { type: 'boolean', default: false, describe: 'show: as one policy file' })
+        .example('$0 policy check ./policy.yaml', 'Every mistake, at its line and column'),
+    async ({ action, names, json, yaml }) => {
+      const { policyCommand } = await import('./commands/policy.js')
+      finish(await policyCommand({ action, names, json, yaml }, io))
+    },
+  )
+  table.command(
+    'reload <name>',
+    'Put an edited policy in force in a running jail',
+    (sub) =>
+      sub
+        .positional('name', { type: 'string', demandOption: true })
+        .option('policy', {
+          alias: 'p',
+          type: 'string',
+          array: true,
+          nargs: 1,
+          describe: 'Another policy [the one it runs with]',
+        }),
+    async ({ name, policy }) => {
+      const { reloadCommand } = await import('./commands/reload.js')
+      finish(await reloadCommand({ name, policy }, io))
+    },
+  )
+  table.command(
+    'status',
+    'All jails that run',
+    (sub) =>
+      sub
+        .option('watch', { alias: 'w', type: 'boolean', default: false })
+        .option('json', { type: 'boolean', default: false }),
+    async ({ watch, json }) => {
+      const { statusCommand } = await import('./commands/status.js')
+      const { readStatus } = await import('../session/status.js')
+      finish(await statusCommand({ watch, json }, io, readStatus))
+    },
+  )
+  table.command(
+    'logs [name]',
+    'What was allowed and denied',
+    (sub) =>
+      sub
+        .positional('name', { type: 'string' })
+        .option('follow', { alias: 'f', type: 'boolean', default: false })
+        .option('denied', { type: 'boolean', default: false, describe: 'Denials only' })
+        .option('since', { type: 'string', describe: '10m, 2h, or a time' })
+        .option('json', { type: 'boolean', default: false }),
+    async ({ name, follow, denied, since, json }) => {
+      const { logsCommand } = await import('./commands/logs.js')
+      finish(
+        await logsCommand(
+          {
+            follow,
+            denied,
+            json,
+            ...(name === undefined ? {} : { name }),
+            ...(since === undefined ? {} : { since }),
+          },
+          io,
+        ),
+      )
+    },
+  )
+  table.command(
+    'setup',
+    'Install what is missing, and the deny at boot',
+    (sub) =>
+      sub.option('print', {
+        type: 'boolean',
+        default: false,
+        describe: 'Only say what would be done',
+      }),
+    async ({ print }) => {
+      const { setupCommand } = await import('./commands/setup.js')
+      finish(await setupCommand({ print }, io))
+    },
+  )
+  table.command(
+    'uninstall',
+    'Take away everything agentjail put on this machine',
+    (sub) =>
+      sub.option('purge', {
+        type: 'boolean',
+        default: false,
+        describe: 'Logs and configuration too',
+      }),
+    async ({ purge }) => {
+      const { uninstallCommand } = await import('./commands/uninstall.js')
+      finish(await uninstallCommand({ purge }, io))
+    },
+  )
+  table.command(
+    'gc',
+    'Clear what dead jails left (every command does it, too)',
+    (sub) => sub.option('json', { type: 'boolean', default: false }),
+    async ({ json }) => {
+      const { gcCommand } = await import('./commands/gc.js')
+      finish(await gcCommand({ json }, io))
+    },
+  )
+  table.command(
+    'version',
+    'Print the version',
+    (sub) => sub,
+    async () => {
+      const { readFile } = await import('node:fs/promises')
+      const { packageRoot } = await import('../session/host.js')
+      const { version } = JSON.parse(await readFile(`${packageRoot}/package.json`, 'utf8')) as {
+        version: string
+      }
+      io.stdout.write(`${version}\n`)
+      finish(exitCode.ok)
+    },
+  )
+}
