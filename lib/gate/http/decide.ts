@@ -21,6 +21,7 @@ import {
 } from './message.js'
 import { matchPath } from './path-rules.js'
 import {
+  decodeLoosely,
   joinSegments,
   type Parameter,
   parseAuthority,
@@ -309,10 +310,4 @@ function findElsewhere(
 /** What the command holds of a credential. */
 function shownKey(credential: ResolvedCredential): string | undefined {
   return credential.mode === 'inject' ? credential.placeholder : credential.value
-}
-
-function decodeLoosely(text: string): string {
-  return text.replace(/%([0-9a-f]{2})/gi, (_whole, hex: string) =>
-    String.fromCharCode(Number.parseInt(hex, 16)),
-  )
 }
