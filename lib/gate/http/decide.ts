@@ -21,6 +21,7 @@ import {
 } from './message.js'
 import { matchPath } from './path-rules.js'
 import {
+  decodeLoosely,
   joinSegments,
   type Parameter,
   parseAuthority,
@@ -285,8 +286,10 @@ function findElsewhere(
   grants: readonly Grant[],
   credentials: readonly ResolvedCredential[],
 ): Denial | undefined {
-  const owned = new Set(grants.map((grant) => grant.credential))
-  const foreign = credentials.filter((credential) => !owned.has(credential.id))
+  const isOwn = ({ id }: ResolvedCredential) => grants.some((grant) => grant.credential === id)
+  // Two credentials may be one key in two places.
+  const own = new Set(credentials.filter(isOwn).map(shownKey))
+  const foreign = credentials.filter((credential) => !own.has(shownKey(credential)))
   if (foreign.length === 0) return undefined
   const texts = [head.target, decodeLoosely(head.target)]
   for (const [name, value] of head.fields) {
@@ -295,7 +298,7 @@ function findElsewhere(
     if (basic) texts.push(Buffer.from(basic[1] ?? '', 'base64').toString('utf8'))
   }
   for (const credential of foreign) {
-    const known = credential.mode === 'inject' ? credential.placeholder : credential.value
+    const known = shownKey(credential)
     if (known === undefined || known.length < 8) continue
     if (texts.some((text) => text.includes(known))) {
       return deny(403, 'credential-elsewhere', { detail: `credential ${credential.id}` })
@@ -304,8 +307,7 @@ function findElsewhere(
   return undefined
 }
 
-function decodeLoosely(text: string): string {
-  return text.replace(/%([0-9a-f]{2})/gi, (_whole, hex: string) =>
-    String.fromCharCode(Number.parseInt(hex, 16)),
-  )
+/** What the command holds of a credential. */
+function shownKey(credential: ResolvedCredential): string | undefined {
+  return credential.mode === 'inject' ? credential.placeholder : credential.value
 }

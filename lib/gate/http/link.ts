@@ -5,6 +5,7 @@
 import type { Decision } from '../../audit/record.js'
 import type { Grant } from '../../policy/types.js'
 import type { Place } from './message.js'
+import { decodeLoosely } from './target.js'
 import type { HttpContext } from './types.js'
 import { UpstreamAgent } from './upstream.js'
 
@@ -61,7 +62,8 @@ export class Link {
 
   /** A path for the log: no query, nothing that is or may be a key. */
   logPath(target: string): string {
-    let path = target.split('?')[0] ?? ''
+    // Decoded, so that no encoding hides a key from the masking below.
+    let path = decodeLoosely(target.split('?')[0] ?? '')
     for (const credential of this.context.credentials()) {
       for (const secret of [credential.value, credential.placeholder]) {
         if (secret !== undefined && secret !== '') path = path.replaceAll(secret, '{token}')

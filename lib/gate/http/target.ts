@@ -148,3 +148,10 @@ function decodeForm(text: string): string | undefined {
     return undefined
   }
 }
+
+/** Every encoding that can be decoded, decoded; for looking at, not for sending. */
+export function decodeLoosely(text: string): string {
+  return text.replace(/%([0-9a-f]{2})/gi, (_whole, hex: string) =>
+    String.fromCharCode(Number.parseInt(hex, 16)),
+  )
+}
