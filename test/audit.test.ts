@@ -323,6 +323,8 @@ function runTests(): void {
       fold.entries().map(({ count }) => count),
       [3, 1, 1],
     )
+    const forged = { ...deny({}), port: '\u001b[2J' } as unknown as Decision
+    t.equal(new DenialFold().add(forged)?.decision.port, undefined, 'a forged field is left out')
     for (let i = 0; i < 2_000; i++) fold.add(deny({ name: `n${String(i)}.example`, port: 443 }))
     t.equal(fold.entries().length, 1_000)
     t.equal(fold.total, 2_005)

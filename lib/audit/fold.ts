@@ -3,6 +3,7 @@
  * Invariant: bounded memory whatever the jail tries; what no longer fits is counted, not lost.
  */
 import type { Decision } from './record.js'
+import { sanitiseDecision } from './sanitise.js'
 
 /** Entries kept apart; a jail that tries more different things than this is told as a number. */
 const maxEntries = 1_000
@@ -26,8 +27,11 @@ export class DenialFold {
   #total = 0
 
   /** Returns the entry with its new count; `undefined` for what is no denial or no longer fits. */
-  add(decision: Decision): FoldedDenial | undefined {
-    if (decision.verdict !== 'deny') return undefined
+  add(given: Decision): FoldedDenial | undefined {
+    if (given.verdict !== 'deny') return undefined
+    // Most come from the gate, and all are printed on a terminal.
+    const decision = sanitiseDecision(given)
+    if (decision === undefined) return undefined
     const more = decision.count ?? 1
     this.#total += more
     const key = foldKey(decision)

@@ -15,6 +15,10 @@ export interface SetupArgs {
 
 /** Exit 0: all is ready (or printed). Throws `JailError`: NOT_ROOT, TOOL_MISSING, STATE, ... */
 export async function setupCommand(args: SetupArgs, io: CommandIo): Promise<number> {
+  if (process.platform !== 'linux') {
+    io.stdout.write('nothing to install here: macOS has all that agentjail needs\n')
+    return 0
+  }
   const context = { system: realSystem(), config: await loadConfig(), distro: readDistro() }
   const steps = await setupSteps(context)
   if (args.print) {
