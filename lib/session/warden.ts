@@ -341,7 +341,7 @@ export class Warden {
       case 'status':
         return this.#status()
       case 'reload':
-        return await this.#reload(policyFromJson(request.policy))
+        return await this.#reload(knownPolicy(request.policy))
     }
   }
 
@@ -526,6 +526,13 @@ export class Warden {
       }
     }
   }
+}
+
+function knownPolicy(text: string): Plan['policy'] {
+  const policy = policyFromJson(text)
+  if (policy === undefined)
+    throw new JailError('POLICY_INVALID', 'the policy was written by another version of agentjail')
+  return policy
 }
 
 /** The gate's sockets are opened before it starts: a port it does not listen on needs a new run. */
