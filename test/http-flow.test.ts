@@ -1,0 +1,474 @@
+/** What passes, and how: rules, limits, streams, WebSockets, injected keys, upstream certificates. */
+import https from 'node:https'
+import net from 'node:net'
+import tls from 'node:tls'
+import zlib from 'node:zlib'
+import t from 'tap'
+import type { ReasonCode } from '../lib/audit/record.js'
+import { createAuthority } from '../lib/gate/http/authority.js'
+import type { Grant, HttpRule } from '../lib/policy/types.js'
+import { type Ask, ask, askHttp2, askRaw, grant, key, openStage, pin } from './http-stage.js'
+
+const json = { 'content-type': 'application/json' }
+const form = { 'content-type': 'application/x-www-form-urlencoded' }
+
+interface Case {
+  readonly rules?: readonly HttpRule[]
+  readonly access?: Grant['access']
+  readonly ask: Ask
+  /** A reason, or the URL that must arrive. */
+  readonly want: ReasonCode | `/${string}`
+}
+
+const models: HttpRule[] = [{ method: 'GET', path: '/v1/models/**' }]
+const send: HttpRule[] = [{ method: 'POST', path: '/bot/send', json: { chat_id: [42, 'me'] } }]
+const small: HttpRule[] = [{ method: 'POST', path: '/up', maxBody: 10 }]
+const repos: HttpRule[] = [
+  { method: 'GET', path: '/repos/acme/**' },
+  { method: 'POST', path: '/repos/acme/*/pulls' },
+  { method: 'GET', path: '/search', query: { type: ['code', 'issues'] } },
+]
+const posted = (body: string, headers: Ask['headers'] = json): Ask => ({
+  method: 'POST',
+  path: '/bot/send',
+  headers: { ...headers },
+  body,
+})
+
+const cases: Case[] = [
+  { rules: models, ask: { path: '/v1/models' }, want: '/v1/models' },
+  { rules: models, ask: { path: '/v1/models/a/b?x=%20y' }, want: '/v1/models/a/b?x=%20y' },
+  { rules: models, ask: { path: '/v1/models/a', method: 'HEAD' }, want: '/v1/models/a' },
+  { rules: models, ask: { path: '/v1//models/./x/../y' }, want: '/v1/models/y' },
+  { rules: models, ask: { path: '/v1/%6dodels/%7e' }, want: '/v1/models/~' },
+  { rules: models, ask: { path: '/v1/models/../files' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/%2e%2e/files' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/%2E./files' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/..%2ffiles' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/..%5cfiles' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/%252e%252e/files' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/..;x/files' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/%00' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models/%zz' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/../../v1/models' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/V1/models' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/modelsx' }, want: 'path-not-granted' },
+  { rules: models, ask: { path: '/v1/models', method: 'POST' }, want: 'method-not-granted' },
+  {
+    rules: models,
+    ask: { path: '/v1/models', headers: { 'X-HTTP-Method-Override': 'DELETE' } },
+    want: 'method-not-granted',
+  },
+  {
+    rules: models,
+    ask: { path: '/v1/models', headers: { 'x-original-url': '/v1/files' } },
+    want: 'path-not-granted',
+  },
+  { rules: repos, ask: { path: '/repos/acme/x/issues' }, want: '/repos/acme/x/issues' },
+  { rules: repos, ask: { path: '/repos/evil/x/issues' }, want: 'path-not-granted' },
+  {
+    rules: repos,
+    ask: { method: 'POST', path: '/repos/acme/x/pulls' },
+    want: '/repos/acme/x/pulls',
+  },
+  {
+    rules: repos,
+    ask: { method: 'POST', path: '/repos/acme/x/y/pulls' },
+    want: 'method-not-granted',
+  },
+  { rules: repos, ask: { path: '/search?type=code&q=1' }, want: '/search?type=code&q=1' },
+  { rules: repos, ask: { path: '/search?type=users' }, want: 'path-not-granted' },
+  { rules: repos, ask: { path: '/search?type=code&type=users' }, want: 'path-not-granted' },
+  { rules: repos, ask: { path: '/search?type=code&Type[]=users' }, want: 'path-not-granted' },
+  { rules: repos, ask: { path: '/search' }, want: 'path-not-granted' },
+  { rules: send, ask: posted('{"chat_id":42,"text":"x"}'), want: '/bot/send' },
+  { rules: send, ask: posted('{"chat_id":"42"}'), want: '/bot/send' },
+  { rules: send, ask: posted('chat_id=me&text=x', form), want: '/bot/send' },
+  { rules: send, ask: posted('{"chat_id":43}'), want: 'body-not-granted' },
+  { rules: send, ask: posted('{"text":"x"}'), want: 'body-not-granted' },
+  { rules: send, ask: posted('{"chat_id":[42]}'), want: 'body-not-granted' },
+  { rules: send, ask: posted('{"chat_id":43,"chat_id":42}'), want: 'body-not-granted' },
+  { rules: send, ask: posted('{"chat_id":42,"Chat_ID":43}'), want: 'body-not-granted' },
+  { rules: send, ask: posted('{"a":{"chat_id":42}}'), want: 'body-not-granted' },
+  { rules: send, ask: posted('[{"chat_id":42}]'), want: 'body-not-granted' },
+  { rules: send, ask: posted('chat_id=42&chat_id=43', form), want: 'body-not-granted' },
+  { rules: send, ask: posted('chat_id=42;chat_id=43', form), want: 'body-not-granted' },
+  { rules: send, ask: posted('{"chat_id":42}', {}), want: 'body-not-granted' },
+  {
+    rules: send,
+    ask: { ...posted('{"chat_id":42}'), path: '/bot/send?chat_id=43' },
+    want: 'path-not-granted',
+  },
+  {
+    rules: send,
+    ask: posted(Buffer.from('\ufeff{"chat_id":42}', 'utf16le').toString('latin1'), {
+      'content-type': 'application/json; charset=utf-16',
+    }),
+    want: 'body-not-granted',
+  },
+  { rules: small, ask: { method: 'POST', path: '/up', body: '0123456789' }, want: '/up' },
+  {
+    rules: small,
+    ask: { method: 'POST', path: '/up', body: '0123456789+' },
+    want: 'body-too-large',
+  },
+  {
+    rules: small,
+    ask: {
+      method: 'POST',
+      path: '/up',
+      body: '0123456789+',
+      headers: { 'transfer-encoding': 'chunked' },
+    },
+    want: 'body-too-large',
+  },
+  { access: 'read-only', ask: { path: '/@scope%2fname' }, want: '/@scope%2fname' },
+  { access: 'read-only', ask: { method: 'POST', path: '/x' }, want: 'method-not-granted' },
+  { access: 'read-only', ask: { path: '/x', body: 'upload' }, want: 'body-too-large' },
+  {
+    access: 'read-only',
+    ask: { path: '/x', headers: { connection: 'upgrade', upgrade: 'websocket' } },
+    want: 'method-not-granted',
+  },
+  { access: 'read-write', ask: { method: 'POST', path: '/x', body: 'y' }, want: '/x' },
+  { access: 'read-write', ask: { method: 'DELETE', path: '/x' }, want: 'method-not-granted' },
+  { access: 'full', ask: { method: 'DELETE', path: '/x' }, want: '/x' },
+]
+
+t.test('rules and access', async (t) => {
+  for (const { rules = [], access = 'full', ask: request, want } of cases) {
+    const stage = await openStage({ grants: [grant({ rules, access })] })
+    const reply = await ask(stage, request)
+    const title = `${request.method ?? 'GET'} ${request.path ?? ''} ${String(request.body ?? '')}`
+    if (want.startsWith('/')) {
+      t.same([reply.status, stage.seen.map(({ url }) => url)], [200, [want]], title)
+      t.equal(stage.seen[0]?.body, request.body ?? '', `${title}: body`)
+    } else {
+      t.equal(reply.headers['x-agentjail-denied'], want, title)
+      t.same(stage.denials(), [want], `${title}: logged once`)
+      // A limit met midway cuts the request: the origin never sees a whole one.
+      t.same(
+        stage.seen.filter(({ body }) => body !== ''),
+        [],
+        `${title}: nothing left`,
+      )
+    }
+    await stage.close()
+  }
+})
+
+t.test('events arrive one by one, over both versions', async (t) => {
+  for (const version of ['1', '2']) {
+    let next: (() => void) | undefined
+    const stage = await openStage({
+      grants: [grant()],
+      onRequest: (_request, response) => {
+        response.writeHead(200, { 'content-type': 'text/event-stream', trailer: 'x-sum' })
+        let sent = 0
+        // The next token is written only once the last one was read at the other end.
+        next = () => {
+          if (sent < 5) response.write(`data: ${String(sent++)}\n\n`)
+          else {
+            response.addTrailers({ 'x-sum': '5' })
+            response.end()
+          }
+        }
+        response.flushHeaders()
+      },
+    })
+    const got: string[] = []
+    const step = (chunk: string) => {
+      got.push(chunk)
+      next?.()
+    }
+    if (version === '1') {
+      const trailers = await new Promise((resolve, reject) => {
+        https
+          .get({
+            host: '127.0.0.1',
+            port: stage.port,
+            servername: 'api.example.com',
+            ca: stage.ca.pem,
+            headers: { host: 'api.example.com' },
+            agent: false,
+          })
+          .on('error', reject)
+          .on('response', (response) => {
+            response.on('data', (chunk: Buffer) => {
+              step(chunk.toString())
+            })
+            response.on('end', () => {
+              resolve(response.trailers)
+            })
+            next?.()
+          })
+      })
+      t.same(trailers, { 'x-sum': '5' })
+    } else {
+      const { connect } = await import('node:http2')
+      const session = connect('https://api.example.com', {
+        createConnection: () =>
+          tls.connect({
+            host: '127.0.0.1',
+            port: stage.port,
+            servername: 'api.example.com',
+            ca: stage.ca.pem,
+            ALPNProtocols: ['h2'],
+          }),
+      })
+      const stream = session.request({ ':path': '/' })
+      let trailers: unknown
+      stream.on('trailers', (fields) => {
+        trailers = { ...fields }
+      })
+      stream.on('response', () => next?.())
+      for await (const chunk of stream) step((chunk as Buffer).toString())
+      t.match(trailers, { 'x-sum': '5' })
+      session.close()
+    }
+    t.same(
+      got,
+      [0, 1, 2, 3, 4].map((n) => `data: ${String(n)}\n\n`),
+    )
+    await stage.close()
+  }
+})
+
+t.test('a response cut short upstream is cut short for the client', async (t) => {
+  const stage = await openStage({
+    grants: [grant()],
+    onRequest: (_request, response) => {
+      response.writeHead(200, { 'content-length': '100' })
+      response.write('part', () => response.socket?.destroy())
+    },
+  })
+  await t.rejects(ask(stage), { code: 'ECONNRESET' })
+  const [reply] = await askHttp2(stage, [{ headers: { ':path': '/' } }])
+  t.match(reply?.body, /Error/)
+  await stage.close()
+})
+
+t.test('Expect: 100-continue is answered only where the request is granted', async (t) => {
+  const stage = await openStage({ grants: [grant()] })
+  const head = 'Content-Length: 2\r\nExpect: 100-continue\r\n\r\n'
+  const good = await askRaw(stage, `POST /x HTTP/1.1\r\nHost: api.example.com\r\n${head}`)
+  t.match(good, /^HTTP\/1\.1 100 Continue/)
+  const bad = await askRaw(stage, `POST /x HTTP/1.1\r\nHost: www.example.org\r\n${head}`)
+  t.match(bad, /^HTTP\/1\.1 421 /)
+  await stage.close()
+})
+
+t.test('WebSocket: bytes both ways, counted, closed with either side', async (t) => {
+  let budget: ReasonCode | undefined
+  const stage = await openStage({
+    grants: [grant()],
+    budget: { request: () => undefined, upload: () => budget },
+    onUpgrade: (request, socket) => {
+      socket.write(
+        `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Key: ${request.headers['sec-websocket-key'] ?? ''}\r\n\r\n`,
+      )
+      socket.on('data', (chunk) => socket.write(`echo ${chunk.toString()}`))
+    },
+  })
+  const socket = tls.connect({
+    host: '127.0.0.1',
+    port: stage.port,
+    servername: 'api.example.com',
+    ca: stage.ca.pem,
+  })
+  let text = ''
+  const until = async (pattern: RegExp) => {
+    while (!pattern.test(text)) {
+      await new Promise((resolve) => socket.once('data', resolve))
+    }
+  }
+  socket.on('data', (chunk: Buffer) => {
+    text += chunk.toString()
+  })
+  socket.write(
+    'GET /ws HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: abc\r\n\r\nearly',
+  )
+  await until(/echo early/)
+  t.match(text, /^HTTP\/1\.1 101 [\s\S]*X-Key: abc/)
+  socket.write('later')
+  await until(/echo later/)
+  t.same(
+    stage.servings[0]?.grantsInUse().map(({ id }) => id),
+    ['g1'],
+  )
+  budget = 'budget-upload'
+  socket.write('too much')
+  await new Promise((resolve) => socket.once('close', resolve))
+  t.same(stage.denials(), ['budget-upload'])
+  t.notMatch(text, /too much/)
+  await stage.close()
+})
+
+t.test('inject: the placeholder is swapped on the way out, the key on the way back', async (t) => {
+  const placeholder = 'sk-placeholder-0001'
+  t.equal(placeholder.length, key.length)
+  for (const [title, given, place, format] of [
+    [
+      'header',
+      { headers: { authorization: `Bearer ${placeholder}` } },
+      'authorization',
+      'Bearer {}',
+    ],
+    ['header, absent', {}, 'authorization', 'Bearer {}'],
+    ['own header', { headers: { 'x-api-key': placeholder } }, 'x-api-key', '{}'],
+    ['base64', {}, 'authorization', 'Basic {b64:x-access-token:}'],
+  ] as const) {
+    const stage = await openStage({
+      grants: [grant({ credential: 'k' })],
+      credentials: [
+        pin({ mode: 'inject', placeholder, in: { kind: 'header', name: place }, format }),
+      ],
+      onRequest: (request, response) => {
+        const text = JSON.stringify(request.headers)
+        response.setHeader('x-echo', String(request.headers[place]))
+        response.setHeader('set-cookie', 'a=b')
+        if (request.url === '/gzip') {
+          response.setHeader('content-encoding', 'gzip')
+          response.end(zlib.gzipSync(text))
+        } else if (request.url === '/split') {
+          const at = text.indexOf(key) + 7
+          response.write(text.slice(0, at), () => response.end(text.slice(at)))
+        } else response.end(text)
+      },
+    })
+    for (const path of ['/', '/gzip', '/split']) {
+      const reply = await ask(stage, { ...given, path })
+      t.equal(reply.status, 200, title)
+      t.notMatch(JSON.stringify(reply), new RegExp(key), `${title} ${path}: no key comes back`)
+      t.equal(reply.headers['set-cookie'], undefined)
+      if (!format.includes('b64')) t.match(reply.body, new RegExp(placeholder))
+    }
+    const sent = stage.seen[0]?.headers.join(' ') ?? ''
+    const expected = format.includes('b64')
+      ? Buffer.from(`x-access-token:${key}`).toString('base64')
+      : key
+    t.match(sent, expected, `${title}: the key leaves`)
+    t.notMatch(sent, placeholder)
+    const other = await ask(stage, { headers: { [place]: 'Bearer sk-somebody-elses-key' } })
+    t.equal(other.headers['x-agentjail-denied'], 'credential-mismatch')
+    const real = await ask(stage, { headers: { [place]: `Bearer ${key}` } })
+    t.equal(real.headers['x-agentjail-denied'], 'credential-mismatch', 'not even the real one')
+    await stage.close()
+  }
+  for (const [place, given, sent] of [
+    [{ kind: 'query', name: 'key' }, { path: `/x?key=${placeholder}&a=1` }, `/x?key=${key}&a=1`],
+    [{ kind: 'query', name: 'key' }, { path: '/x?a=1' }, `/x?a=1&key=${key}`],
+    [{ kind: 'path', prefix: 'bot' }, { path: `/bot${placeholder}/getMe` }, `/bot${key}/getMe`],
+    [
+      { kind: 'body', name: 'token' },
+      { method: 'POST', path: '/f', headers: form, body: `a=1&token=${placeholder}` },
+      `a=1&token=${key}`,
+    ],
+    [
+      { kind: 'body', name: 'token' },
+      { method: 'POST', path: '/j', headers: json, body: `{"token": "${placeholder}"}` },
+      `{"token": "${key}"}`,
+    ],
+  ] as const) {
+    const stage = await openStage({
+      grants: [grant({ credential: 'k' })],
+      credentials: [pin({ mode: 'inject', placeholder, in: place, format: '{}' })],
+    })
+    const reply = await ask(stage, given)
+    t.equal(reply.status, 200)
+    t.match(
+      [stage.seen[0]?.url, stage.seen[0]?.body],
+      (sent.startsWith('/') ? [sent] : [/^\//, sent]) as unknown[],
+    )
+    t.notMatch(JSON.stringify(stage.decisions), new RegExp(`${key}|${placeholder}`))
+    await stage.close()
+  }
+  const stage = await openStage({
+    grants: [grant({ credential: 'k' })],
+    credentials: [
+      pin({ mode: 'inject', placeholder, in: { kind: 'body', name: 'token' }, format: '{}' }),
+    ],
+  })
+  const spill = await ask(stage, {
+    method: 'POST',
+    headers: json,
+    body: JSON.stringify({ text: placeholder, token: placeholder }),
+  })
+  t.equal(spill.headers['x-agentjail-denied'], 'body-not-granted')
+  await stage.close()
+})
+
+t.test('budgets end a request, and say why', async (t) => {
+  let left = 5
+  const stage = await openStage({
+    grants: [grant()],
+    budget: {
+      request: () => undefined,
+      upload: (_grant, bytes) => ((left -= bytes) < 0 ? 'budget-upload' : undefined),
+    },
+  })
+  t.equal((await ask(stage, { method: 'POST', body: 'abcde' })).status, 200)
+  const reply = await ask(stage, { method: 'POST', body: 'f' })
+  t.same([reply.status, reply.headers['x-agentjail-denied']], [429, 'budget-upload'])
+  await stage.close()
+  const second = await openStage({
+    grants: [grant()],
+    budget: { request: () => 'budget-rate', upload: () => undefined },
+  })
+  t.equal((await ask(second)).status, 429)
+  t.same([second.denials(), second.dials()], [['budget-rate'], 0])
+  await second.close()
+})
+
+t.test('the host must prove its name', async (t) => {
+  const stranger = await createAuthority('stranger')
+  for (const options of [{ upstreamCa: stranger.pem }, { originName: 'www.example.org' }]) {
+    const stage = await openStage({
+      grants: [grant({ credential: 'k' })],
+      credentials: [pin()],
+      ...options,
+    })
+    const reply = await ask(stage, { headers: { authorization: `Bearer ${key}` } })
+    t.same([reply.status, stage.denials(), stage.seen], [502, ['upstream-certificate'], []])
+    await stage.close()
+  }
+})
+
+t.test(
+  'several grants of one host: any of them may allow, inspected ones alone decide',
+  async (t) => {
+    const stage = await openStage({
+      grants: [
+        grant({ id: 'g1', inspect: 'sni' }),
+        grant({ id: 'g2', rules: [{ method: 'GET', path: '/a' }], credential: 'k' }),
+        grant({ id: 'g3', rules: [{ method: 'GET', path: '/b' }], credential: 'l' }),
+      ],
+      credentials: [pin(), pin({ id: 'l', value: 'xapp-second-key' })],
+    })
+    const get = async (path: string, token: string) =>
+      (await ask(stage, { path, headers: { authorization: `Bearer ${token}` } })).status
+    t.equal(await get('/a', key), 200)
+    t.equal(await get('/b', 'xapp-second-key'), 200)
+    t.equal(await get('/a', 'xapp-second-key'), 403)
+    t.equal(await get('/c', key), 403)
+    t.same(stage.denials(), ['credential-mismatch', 'path-not-granted'])
+    await stage.close()
+  },
+)
+
+t.test('what is not HTTP or not TLS ends at once', async (t) => {
+  const stage = await openStage({ grants: [grant()] })
+  t.match(await askRaw(stage, 'SSH-2.0-x\r\n\r\n'), /^HTTP\/1\.1 400/)
+  t.same(stage.denials(), ['http-malformed'])
+  const socket = net.connect(stage.port, '127.0.0.1')
+  socket.write('plain text, no hello\r\n')
+  await new Promise((resolve) =>
+    socket
+      .once('close', resolve)
+      .resume()
+      .on('error', () => undefined),
+  )
+  t.same(stage.denials(), ['http-malformed', 'tls-unreadable'])
+  t.equal(stage.dials(), 0)
+  await stage.close()
+})
