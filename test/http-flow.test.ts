@@ -124,7 +124,11 @@ const cases: Case[] = [
   },
   { access: 'read-only', ask: { path: '/@scope%2fname' }, want: '/@scope%2fname' },
   { access: 'read-only', ask: { method: 'POST', path: '/x' }, want: 'method-not-granted' },
-  { access: 'read-only', ask: { path: '/x', body: 'upload' }, want: 'body-too-large' },
+  {
+    access: 'read-only',
+    ask: { path: '/x', body: 'upload', headers: { 'content-length': '6' } },
+    want: 'body-too-large',
+  },
   {
     access: 'read-only',
     ask: { path: '/x', headers: { connection: 'upgrade', upgrade: 'websocket' } },
