@@ -82,12 +82,11 @@ export function readDeny(reader: Reader, item: Field): readonly Deny[] {
     )
     return []
   }
-  const what = compact({
-    host: reader.parsed(host, parseHostPattern),
-    cidr: reader.parsed(cidr, parseCidr),
-  })
+  const pattern = reader.parsed(host, parseHostPattern)
+  const range = reader.parsed(cidr, parseCidr)
   const reason = reader.text(fields.get('reason'))
-  return what.host || what.cidr ? [{ ...what, ...compact({ reason }), origin }] : []
+  if (!pattern && !range) return []
+  return [{ ...compact({ host: pattern, cidr: range, reason }), origin }]
 }
 
 function parseDenied(text: string): Pick<Deny, 'host' | 'cidr'> | Problem {
