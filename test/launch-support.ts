@@ -102,8 +102,8 @@ export function start(place: Place, command: readonly string[], override: Overri
   let text = ''
   const events: Record<string, unknown>[] = []
   const waiting: (() => void)[] = []
-  child.stdout?.setEncoding('utf8').on('data', (data: string) => (stdout += data))
-  child.stderr?.setEncoding('utf8').on('data', (data: string) => (stderr += data))
+  child.stdout.setEncoding('utf8').on('data', (data: string) => (stdout += data))
+  child.stderr.setEncoding('utf8').on('data', (data: string) => (stderr += data))
   child.stdio[3]?.on('data', (data: Buffer) => {
     const lines = (text + data.toString()).split('\n')
     text = lines.pop() ?? ''

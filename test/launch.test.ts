@@ -200,7 +200,7 @@ t.test('what no workspace opens', async (t) => {
   const { stdout } = await sh(
     other,
     `cd ${ws}
-     for f in .git/config .git/hooks/pre-commit sub/.git/config sub/.git/hooks/x .vscode/tasks.json .envrc tool/agentjail/cli.js; do
+     for f in .git/config .git/commondir sub/.git/commondir .git/hooks/pre-commit sub/.git/config sub/.git/hooks/x .vscode/tasks.json .envrc tool/agentjail/cli.js; do
        (echo evil > $f) 2>/dev/null && echo WROTE $f; test -e $f && rm -f $f 2>/dev/null && echo REMOVED $f; done
      for f in .env .env.local sub/.env .ssh/id_ed25519; do cat $f >/dev/null 2>&1 && echo READ $f; done
      for d in .git sub sub/.git .git/hooks tool tool/agentjail .vscode .ssh; do mv $d moved 2>/dev/null && echo MOVED $d; done
@@ -211,6 +211,9 @@ t.test('what no workspace opens', async (t) => {
   )
   t.equal(stdout, 'done\n')
   t.equal(readFileSync(`${ws}/.git/config`, 'utf8'), '[core]\n')
+  t.notOk(existsSync(`${ws}/.git/commondir`), 'placeholders are gone')
+  const made = await sh(other, 'git init -q new')
+  t.match((made.events.at(-1)?.['limits'] as string[])[0], /made a Git repository .*\/new\/\.git/)
   const named = await sh(other, 'cat .env', {
     fs: { read: ['./.env'], write: ['.'], deny: ['open'] },
   })

@@ -19,6 +19,7 @@ import { Supervised } from './supervised.js'
 import { parseMachine } from './syscall-numbers.js'
 import type { LaunchSpec, Running } from './types.js'
 import { shareByAcl } from './workspace-acl.js'
+import { sweepTrees } from './workspace-sweep.js'
 
 /**
  * Resolves once the command runs (or could not be executed: then `ended` gives 126 or 127).
@@ -51,19 +52,18 @@ async function launchOnce(
   const out = new Set(spec.without)
   const notes = [...(facts?.notes ?? [])]
   const cgroup = out.has('limits') ? undefined : group(spec, notes)
-  const { pids: _pids, memory: _memory, ...ofProcesses } = spec.limits
   const env = spec.extraCa === undefined ? spec.env : new Map([...caVariables, ...spec.env])
   if (facts !== undefined) mkdirSync(tools.stagingDir, { recursive: true, mode: 0o700 })
-  const undos: (() => Promise<string | undefined>)[] = []
+  const undos: (() => Promise<readonly string[]>)[] = []
   const undo = async (): Promise<readonly string[]> => {
     const lines = [...(cgroup?.hit() ?? [])]
     await cgroup?.remove()
     for (const step of undos.splice(0)) {
-      const failure = await step()
-      if (failure !== undefined) lines.push(failure)
+      lines.push(...(await step()))
     }
     return lines
   }
+  if (facts !== undefined) undos.push(() => sweepTrees(spec, facts.trees))
   let child: ChildProcess
   try {
     const plan = planLaunch({
@@ -87,7 +87,7 @@ async function launchOnce(
               multicast: spec.isolation === 'namespace',
             }),
           }),
-      rlimits: out.has('limits') ? '' : rlimits(cgroup === undefined ? spec.limits : ofProcesses),
+      rlimits: out.has('limits') ? '' : rlimits(spec.limits, cgroup !== undefined),
       cgroups: cgroup?.join ?? [],
     })
     if (share === 'acl' && facts !== undefined) undos.push(await shareByAcl(spec, facts.trees))

@@ -7,13 +7,16 @@ import type { Limits } from '../policy/types.js'
 /** <asm-generic/resource.h> */
 const resource = { data: 2, core: 4, nproc: 6, nofile: 7 } as const
 
-/** `resource=value,...`. Memory by RLIMIT_DATA: RLIMIT_AS would stop programs that only reserve addresses. */
-export function rlimits(limits: Limits): string {
+/**
+ * `resource=value,...`. Memory by RLIMIT_DATA: RLIMIT_AS would stop programs that only reserve addresses.
+ * @param grouped a control group holds processes and memory.
+ */
+export function rlimits(limits: Limits, grouped = false): string {
   const list: [number, number | undefined][] = [
     [resource.core, 0],
-    [resource.nproc, limits.pids],
+    [resource.nproc, grouped ? undefined : limits.pids],
     [resource.nofile, limits.openFiles],
-    [resource.data, limits.memory],
+    [resource.data, grouped ? undefined : limits.memory],
   ]
   return list
     .flatMap(([number, value]) =>

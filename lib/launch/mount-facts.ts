@@ -26,6 +26,8 @@ export interface Tree {
   /** The caller's uid on disk appears as the service user's inside, and the other way round. */
   readonly idmap: boolean
   readonly guards: readonly Guard[]
+  /** Git repositories that were there before, from the tree's root. */
+  readonly repositories: readonly string[]
 }
 
 export interface MountFacts {
@@ -141,13 +143,15 @@ function tree(
   const stat = statSync(path)
   const directory = stat.isDirectory()
   const guards: Guard[] = []
+  let repositories: readonly string[] = []
   if (directory) {
     const walk = walkTree(path, named)
     guards.push(...walk.guards.filter((guard) => mode === 'rw' || guard.kind === 'hidden'))
+    repositories = walk.repositories
     if (walk.cut) notes.push(`${path} is large: protected names deep inside it are not looked for`)
   }
   if (mode === 'rw') guards.push(...protect(spec, path))
-  return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards }
+  return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, repositories }
 }
 
 /** agentjail's own files inside a writable tree. */

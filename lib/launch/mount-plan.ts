@@ -103,7 +103,7 @@ function stageTree(spec: LaunchSpec, tree: Tree, n: string, idmap: boolean): str
   return [
     ...['stage', n, tree.path, tree.mode, idmap && tree.idmap ? 'idmap' : 'plain'],
     ...guards.flatMap(({ make, path }) =>
-      make === true ? ['make-dir', n, path, String(spec.caller.uid), gid] : [],
+      make === undefined ? [] : [`make-${make}`, n, path, String(spec.caller.uid), gid],
     ),
     ...ancestorsOf(guards).flatMap((path) => ['pin', n, path]),
     ...guards.flatMap(({ kind, path, directory }) => [

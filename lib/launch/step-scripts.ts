@@ -35,7 +35,7 @@ sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
  * argv: STATUS_FD CALLS MASK PARENT_PID JAIL_UID, then operations, then `exec` and the program.
  * Operations: `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
  * `stage N PATH (rw|ro) (idmap|plain)`, `pin N REL`, `ro N REL`, `hide-file N REL`, `hide-dir N REL`,
- * `make-dir N REL UID GID`.
+ * `make-(directory|placeholder) N REL UID GID`.
  */
 export const outerScript: string =
   head +
@@ -158,15 +158,26 @@ my %do = (
   },
   'hide-dir' => sub { cover($_[0], $_[1], 'empty') },
   'hide-file' => sub { cover($_[0], $_[1], 'none') },
-  'make-dir' => sub {
+  'make-directory' => sub {
     my ($n, $rel, $uid, $gid) = @_;
-    my ($parent, $leaf) = $rel =~ m{^(.*)/([^/]+)$} ? ($1, $2) : ('.', $rel);
-    my $fd = inside($n, $parent);
-    my $at = "/proc/self/fd/$fd/$leaf";
+    my $at = place_of($n, $rel);
     chown $uid, $gid, $at if mkdir $at, 0755;
     refuse("$rel changed during the launch") if -l $at;
   },
+  'make-placeholder' => sub {
+    my ($n, $rel, $uid, $gid) = @_;
+    # O_WRONLY | O_CREAT | O_EXCL: an existing one stays, a link is not followed
+    if (sysopen my $h, place_of($n, $rel), 0xc1, 0644) {
+      syswrite $h, ".\n";
+      chown $uid, $gid, $h;
+    }
+  },
 );
+sub place_of {
+  my ($n, $rel) = @_;
+  my ($parent, $leaf) = $rel =~ m{^(.*)/([^/]+)$} ? ($1, $2) : ('.', $rel);
+  return '/proc/self/fd/' . inside($n, $parent) . "/$leaf";
+}
 sub cover {
   my ($n, $rel, $what) = @_;
   my $fd = inside($n, $rel);
@@ -175,7 +186,7 @@ sub cover {
   attach($tree, $fd, $rel);
 }
 my %arity = (cgroup => 1, netns => 1, staging => 1, idmap => 2, stage => 4, pin => 2, ro => 2,
-  'hide-dir' => 2, 'hide-file' => 2, 'make-dir' => 4);
+  'hide-dir' => 2, 'hide-file' => 2, 'make-directory' => 4, 'make-placeholder' => 4);
 while (defined(my $op = shift @ARGV)) {
   last if $op eq 'exec';
   my $count = $arity{$op} // refuse("unknown operation $op");

@@ -12,7 +12,7 @@ import { fds } from './launch-plan.js'
 import { parseStatus, type Status } from './status-lines.js'
 import type { Ending, Running } from './types.js'
 
-/** What the launch must undo, once, when everything has ended; gives the limits that were hit. */
+/** What the launch must undo, once, when everything has ended; gives lines for the user: limits that were hit, what was left. */
 export type Undo = () => Promise<readonly string[]>
 
 export class Supervised implements Running {

@@ -75,6 +75,6 @@ export interface Running {
   onGroupSignal(listener: (signal: NodeJS.Signals) => void): void
   /** SIGKILL to everything in the jail. */
   kill(): void
-  /** Limits that were hit, for messages at exit. */
+  /** Lines for messages at exit: limits that were hit, what the command left that would act on the caller. */
   limitsHit(): Promise<readonly string[]>
 }

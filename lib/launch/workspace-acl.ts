@@ -17,13 +17,13 @@ const chown = ['/usr/bin/chown', '/bin/chown'].find((path) => existsSync(path)) 
 
 /**
  * Lets the service user read, and write where the tree is writable; the caller keeps access to what it makes.
- * @returns takes it all back and gives new files to the caller; a sentence where that failed in part.
+ * @returns takes it all back and gives new files to the caller; a line for each that failed.
  * @throws JailError TOOL_MISSING
  */
 export async function shareByAcl(
   spec: LaunchSpec,
   trees: readonly Tree[],
-): Promise<() => Promise<string | undefined>> {
+): Promise<() => Promise<readonly string[]>> {
   const shared = trees.filter((tree) => tree.idmap)
   if (shared.length > 0 && !existsSync(setfacl)) {
     throw new JailError('TOOL_MISSING', 'the workspace needs setfacl, which is not installed', {
@@ -55,6 +55,6 @@ export async function shareByAcl(
         failures.push(`${path}: ${errorMessage(error).split('\n')[0] ?? ''}`)
       }
     }
-    return failures.length === 0 ? undefined : `ownership not handed back: ${failures.join('; ')}`
+    return failures.map((text) => `ownership not handed back: ${text}`)
   }
 }

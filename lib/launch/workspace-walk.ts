@@ -3,7 +3,7 @@
  * Invariant: bounded in depth and number; symbolic links are never followed (the mount step checks
  * again, by descriptor, that nothing became one meanwhile).
  */
-import { readdirSync, type Dirent } from 'node:fs'
+import { readdirSync, readFileSync, type Dirent } from 'node:fs'
 import { gitReadOnly, guardOf, unwalkedNames, type GuardKind } from './guard-names.js'
 
 export interface Guard {
@@ -11,11 +11,13 @@ export interface Guard {
   /** From the tree's root; `.` is the root itself. */
   readonly path: string
   readonly directory: boolean
-  /** To be made, empty, where it is missing. */
-  readonly make?: boolean
+  /** It was missing and is made: hooks stays, an empty directory; a placeholder file goes again at the end. */
+  readonly make?: 'directory' | 'placeholder'
 }
 
 export interface Walk {
+  /** Directories that are a repository's. */
+  readonly repositories: readonly string[]
   readonly guards: readonly Guard[]
   /** The tree is larger than the bound: what lies beyond is not guarded. */
   readonly cut: boolean
@@ -28,16 +30,18 @@ const walkDirectories = 2000
 /** @param named absolute paths that the policy names: never hidden. */
 export function walkTree(root: string, named: ReadonlySet<string>): Walk {
   const guards: Guard[] = []
+  const repositories: string[] = []
   const queue: { path: string; depth: number }[] = [{ path: '', depth: 0 }]
   let seen = 0
   for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
     seen += 1
-    if (seen > walkDirectories) return { guards, cut: true }
+    if (seen > walkDirectories) return { guards, repositories, cut: true }
     for (const entry of entries(`${root}/${next.path}`)) {
       const path = next.path === '' ? entry.name : `${next.path}/${entry.name}`
       if (entry.isSymbolicLink()) continue
       const directory = entry.isDirectory()
       if (entry.name === '.git') {
+        repositories.push(path)
         guards.push(...gitGuards(root, path, directory))
         continue
       }
@@ -49,33 +53,53 @@ export function walkTree(root: string, named: ReadonlySet<string>): Walk {
       }
     }
   }
-  return { guards, cut: false }
+  return { guards, repositories, cut: false }
 }
 
-/** A work tree's `.git`: a file that points elsewhere, or the directory and those of its submodules. */
+/** A work tree's `.git`: a file that points elsewhere, or the directory and those of its submodules and work trees. */
 function gitGuards(root: string, path: string, directory: boolean): Guard[] {
   if (!directory) return [{ kind: 'read-only', path, directory: false }]
+  const below = (name: string): Guard[] =>
+    entries(`${root}/${path}/${name}`)
+      .filter((entry) => entry.isDirectory())
+      .flatMap((entry) => gitDirGuards(root, `${path}/${name}/${entry.name}`, 3))
+  return [...gitDirGuards(root, path, 0), ...below('modules'), ...below('worktrees')]
+}
+
+/** @param levels how far down the Git directory may be: a submodule's name can have slashes. */
+function gitDirGuards(root: string, path: string, levels: number): Guard[] {
   const present = new Map(entries(`${root}/${path}`).map((entry) => [entry.name, entry]))
-  const guards: Guard[] = []
-  for (const name of gitReadOnly) {
+  if (!present.has('HEAD') && levels > 0) {
+    return [...present.values()]
+      .filter((entry) => entry.isDirectory())
+      .flatMap((entry) => gitDirGuards(root, `${path}/${entry.name}`, levels - 1))
+  }
+  return gitReadOnly.flatMap((name): Guard[] => {
     const entry = present.get(name)
-    if (entry !== undefined && !entry.isSymbolicLink()) {
-      guards.push({
-        kind: 'read-only',
-        path: `${path}/${name}`,
-        directory: entry.isDirectory(),
-      })
-    } else if (name === 'hooks' && entry === undefined) {
-      guards.push({ kind: 'read-only', path: `${path}/hooks`, directory: true, make: true })
+    const guard = { kind: 'read-only', path: `${path}/${name}` } as const
+    if (entry?.isSymbolicLink() === true) return []
+    if (entry !== undefined) {
+      const left = name === 'commondir' && isPlaceholder(`${root}/${path}/${name}`)
+      const directory = entry.isDirectory()
+      return [{ ...guard, directory, ...(left ? { make: 'placeholder' } : {}) }]
     }
+    if (name === 'hooks') return [{ ...guard, directory: true, make: 'directory' }]
+    return name === 'commondir' ? [{ ...guard, directory: false, make: 'placeholder' }] : []
+  })
+}
+
+/**
+ * `commondir` in a Git directory names the one whose settings hold; `.` is itself, the same as none.
+ * While it is there, read-only, the jail can put none of its own in its place.
+ */
+export const placeholderText = '.\n'
+
+function isPlaceholder(path: string): boolean {
+  try {
+    return readFileSync(path, 'utf8') === placeholderText
+  } catch {
+    return false
   }
-  if (present.get('modules')?.isDirectory() === true) {
-    for (const entry of entries(`${root}/${path}/modules`)) {
-      if (entry.isDirectory())
-        guards.push(...gitGuards(root, `${path}/modules/${entry.name}`, true))
-    }
-  }
-  return guards
 }
 
 function entries(path: string): Dirent[] {
