@@ -364,3 +364,14 @@ t.test('a matcher of 10,000 names finds each', async (t) => {
   t.ok(entries.every((entry) => matcher.match(entry.host.name)[0] === entry))
   t.notOk(matcher.has('h10000.example.com'))
 })
+
+t.test('the examples in docs/policies.md are right', async (t) => {
+  const text = readFileSync(join(bundleDir(), '..', 'docs', 'policies.md'), 'utf8')
+  const examples = [...text.matchAll(/```yaml\n([^]*?)```/g)].map((match) => match[1] ?? '')
+  t.ok(examples.length >= 3)
+  for (const example of examples) {
+    t.same(parsePolicy(example, 'docs').problems, undefined)
+    t.ok(validate(parse(example)))
+  }
+  for (const name of Object.values(keys).flat()) t.ok(text.includes(name), `${name} is described`)
+})
