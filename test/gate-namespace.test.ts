@@ -288,7 +288,7 @@ async function runInside(t: Tap): Promise<void> {
   )
 }
 
-type Tap = Pick<typeof import('tap').t, 'teardown' | 'equal' | 'test'>
+type Tap = Pick<typeof t, 'teardown' | 'equal' | 'test'>
 
 function isAlive(pid: number): boolean {
   try {

@@ -134,7 +134,7 @@ t.test('parseHello', async (t) => {
 interface Setup {
   readonly parts: Parts
   /** Connects as the jail would, to this destination. */
-  connect(destination: string | undefined, port?: number): net.Socket
+  readonly connect: (destination: string | undefined, port?: number) => net.Socket
 }
 
 async function setUp(t: Tap, given: GatePolicy): Promise<Setup> {

@@ -66,7 +66,7 @@ function contextOf(
 }
 
 function makeHandlers(context: HttpContext): HttpHandlers {
-  const load = (): Promise<typeof import('./http/serve.js')> => import('./http/serve.js')
+  const load = async () => await import('./http/serve.js')
   const fail = (socket: Socket) => () => {
     reset(socket)
   }

@@ -6,9 +6,9 @@
 import type { ReasonCode } from '../audit/record.js'
 import type { Grant } from '../policy/types.js'
 import { Pins } from './dns/pins.js'
-import { type Resolution, Resolver } from './dns/resolver.js'
+import type { Resolution, Resolver } from './dns/resolver.js'
 import type { SrvRecord } from './dns/wire.js'
-import { Grants } from './grants.js'
+import type { Grants } from './grants.js'
 import { TokenBucket } from './rate.js'
 import type { AddressType } from './dns/chain.js'
 

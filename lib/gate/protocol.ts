@@ -3,7 +3,7 @@
  * Invariant: the gate may ask for a pin, never for a rule; the warden treats every message of the gate as untrusted.
  */
 import type { Decision } from '../audit/record.js'
-import type { CidrGrant, Deny, DnsSettings, Grant } from '../policy/types.js'
+import type { CidrGrant, CredentialPlace, Deny, DnsSettings, Grant } from '../policy/types.js'
 
 /**
  * A socket the gate serves, opened for it before it started and inherited as `fd`.
@@ -31,7 +31,7 @@ export interface Inward {
 export interface ResolvedCredential {
   readonly id: string
   readonly mode: 'pin' | 'inject'
-  readonly in: import('../policy/types.js').CredentialPlace
+  readonly in: CredentialPlace
   readonly format: string
   readonly value: string
   /** For `inject`: what the command sees instead. */

@@ -9,7 +9,7 @@ import { classifyAddress } from '../policy/addresses.js'
 import type { CidrGrant, Grant } from '../policy/types.js'
 import type { Grants } from './grants.js'
 import type { Names } from './names.js'
-import { readHello } from './sni/read.js'
+import { readHello } from './read-hello.js'
 
 export type Route =
   /** To this very address. */

@@ -118,7 +118,7 @@ function makeQuery(plainName: string, type: RecordType): OwnQuery {
 export function randomCase(name: string): string {
   const bits = randomBytes(name.length)
   return Array.from(name, (char, index) =>
-    (bits[index]! & 1) === 1 ? char.toUpperCase() : char,
+    ((bits[index] ?? 0) & 1) === 1 ? char.toUpperCase() : char,
   ).join('')
 }
 

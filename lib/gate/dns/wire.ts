@@ -104,7 +104,7 @@ export function parseQuery(message: Buffer): ParsedQuery {
     if (end >= message.length || end - headerBytes > 254) return bad()
     if (name !== '') name += '.'
     for (; offset < end; offset++) {
-      const byte = message[offset]!
+      const byte = message.readUInt8(offset)
       if (isPlain(byte)) {
         name += String.fromCharCode(byte >= 0x41 && byte <= 0x5a ? byte + 0x20 : byte)
       } else {
@@ -155,7 +155,7 @@ function parseOpt(
     offset += 4 + message.readUInt16BE(offset + 2)
   }
   if (offset !== end) return undefined
-  return { udpSize: message.readUInt16BE(start + 3), version: message[start + 6]! }
+  return { udpSize: message.readUInt16BE(start + 3), version: message.readUInt8(start + 6) }
 }
 
 function isPlain(byte: number): boolean {

@@ -12,7 +12,7 @@ import type { Decisions } from '../decisions.js'
 import type { Names } from '../names.js'
 import type { Relay, Replies } from '../relay.js'
 import { type Route, strictest } from '../route.js'
-import { readHello } from '../sni/read.js'
+import { readHello } from '../read-hello.js'
 import {
   isToken,
   parseHttpRequest,

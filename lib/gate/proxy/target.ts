@@ -128,7 +128,7 @@ export function parseSocksRequest(
   // Only CONNECT: BIND would listen, and UDP has no grant by name here.
   if (bytes[1] !== 1) return 7
   const kind = bytes[3]
-  const size = kind === 1 ? 4 : kind === 4 ? 16 : kind === 3 ? 1 + bytes[4]! : 0
+  const size = kind === 1 ? 4 : kind === 4 ? 16 : kind === 3 ? 1 + bytes.readUInt8(4) : 0
   if (size === 0) return 8
   const end = 4 + size + 2
   if (bytes.length < end) return undefined

@@ -65,7 +65,7 @@ function joinRecords(bytes: Buffer): Buffer | Hello {
     // Judged by whole records only: what else is in this one counts too.
     if (part.length < length) return { kind: 'more' }
   }
-  return parts.length === 1 ? parts[0]! : Buffer.concat(parts)
+  return Buffer.concat(parts)
 }
 
 function parseBody(body: Buffer): Hello {

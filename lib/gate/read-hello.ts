@@ -3,8 +3,8 @@
  * Invariant: at most one hello's worth of bytes is held; the socket is left paused.
  */
 import type { Socket } from 'node:net'
-import { collect } from '../collect.js'
-import { type Hello, maxHelloBytes, parseHello } from './hello.js'
+import { collect } from './collect.js'
+import { type Hello, maxHelloBytes, parseHello } from './sni/hello.js'
 
 export interface HelloRead {
   readonly hello: Exclude<Hello, { kind: 'more' }> | { readonly kind: 'timeout' | 'closed' }
