@@ -338,7 +338,7 @@ t.test('sizes and transports', async (t) => {
         ...packet.decode(
           packet.encode({
             type: 'response',
-            answers: many.map((it) => ({ ...it, name: longest }) as typeof it),
+            answers: many.map((it) => ({ ...it, name: longest })),
           }),
         ),
         rcode: 'NOERROR',

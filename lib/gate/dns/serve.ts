@@ -2,8 +2,8 @@
  * Serves the DNS filter on inherited sockets, over UDP and TCP (RFC 7766).
  * Invariant: a client can hold only a bounded number of connections and unanswered queries.
  */
-import dgram from 'node:dgram'
-import net from 'node:net'
+import type dgram from 'node:dgram'
+import type net from 'node:net'
 import type { DnsFilter } from './filter.js'
 
 const maxTcpClients = 64

@@ -82,9 +82,9 @@ function parseBody(body: Buffer): Hello {
     return unreadable('bad lengths')
   }
   if (compressions.length < 1) return unreadable('bad lengths')
-  if (reader.atEnd) return { kind: 'nameless', detail: 'no extensions', ech: false }
+  if (reader.isAtEnd()) return { kind: 'nameless', detail: 'no extensions', ech: false }
   const extensions = reader.vector(2)
-  if (extensions === undefined || !reader.atEnd) return unreadable('bad extension length')
+  if (extensions === undefined || !reader.isAtEnd()) return unreadable('bad extension length')
   return parseExtensions(extensions)
 }
 
@@ -92,7 +92,7 @@ function parseExtensions(extensions: Buffer): Hello {
   const reader = new Reader(extensions)
   const seen = new Set<number>()
   let serverName: Buffer | undefined
-  while (!reader.atEnd) {
+  while (!reader.isAtEnd()) {
     const type = reader.uint16()
     const data = reader.vector(2)
     if (type === undefined || data === undefined) return unreadable('bad extension length')
@@ -109,12 +109,12 @@ function parseExtensions(extensions: Buffer): Hello {
 function parseServerName(data: Buffer, ech: boolean): Hello {
   const outer = new Reader(data)
   const list = outer.vector(2)
-  if (list === undefined || !outer.atEnd) return unreadable('bad server name length')
+  if (list === undefined || !outer.isAtEnd()) return unreadable('bad server name length')
   const reader = new Reader(list)
   const type = reader.uint8()
   const host = reader.vector(2)
   if (type === undefined || host === undefined) return unreadable('bad server name length')
-  if (!reader.atEnd) return unreadable('more than one server name')
+  if (!reader.isAtEnd()) return unreadable('more than one server name')
   if (type !== 0) return unreadable('a server name of another type')
   const text = host.toString('latin1')
   // RFC 6066: a host name in ASCII without the trailing dot, no address.
@@ -138,7 +138,7 @@ class Reader {
     this.#bytes = bytes
   }
 
-  get atEnd(): boolean {
+  isAtEnd(): boolean {
     return this.#offset === this.#bytes.length
   }
 
