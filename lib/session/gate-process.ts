@@ -255,7 +255,7 @@ function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListen
   const lines = text.trimEnd().split('\n').slice(0, -1)
   const perSpec = specs.length === 0 ? 1 : lines.length / specs.length
   return lines.map((line, index): OpenedListener => {
-    const [proto, , fd, actual] = line.split(' ')
+    const [proto, family, fd, actual] = line.split(' ')
     const spec = specs[Math.floor(index / perSpec)]
     if (spec === undefined || spec.proto !== proto)
       throw new JailError('GATE', `unexpected report: ${errorMessage(line)}`)
@@ -264,6 +264,7 @@ function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListen
       proto: spec.proto,
       role: spec.meant === 53 ? 'dns' : 'relay',
       port: spec.meant,
+      family: family === '4' ? 4 : 6,
       actual: Number(actual),
     }
   })

@@ -4,7 +4,7 @@
  * on Debian and Ubuntu and does it in 3. It runs as root, reads nothing from anybody, and ends by exec.
  *
  * argv: ADDRESSES(comma) SPEC... -- PROGRAM ARGS...; SPEC is `tcp:PORT` or `udp:PORT`, port 0 for any; reports on
- * descriptor 4, one line a socket: `PROTO SPECPORT FD ACTUALPORT`, then `end`.
+ * descriptor 4, one line a socket: `PROTO FAMILY FD ACTUALPORT`, then `end`.
  */
 export const listenScript = String.raw`
 use strict; use warnings; use Socket qw(:all);
@@ -30,7 +30,7 @@ while (@ARGV) {
     # IPv4 took any port: IPv6 takes the same, so that one redirect serves both.
     $port = $actual;
     push @kept, $s;
-    print $report "$proto $spec " . fileno($s) . " $actual\n";
+    print $report "$proto " . ($v6 ? 6 : 4) . " " . fileno($s) . " $actual\n";
   }
 }
 print $report "end\n";

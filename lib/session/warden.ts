@@ -231,7 +231,7 @@ export class Warden {
     const config: GateConfig = {
       jail: this.#plan.jail,
       mode: this.#plan.network.isolation === 'namespace' ? 'namespace' : 'redirect',
-      listeners: listeners.map(({ fd, proto, role, port }) => ({ fd, proto, role, port })),
+      listeners: listeners.map(({ actual: _, ...listener }) => listener),
       policy: this.#policy,
       wantCa,
       hostAddresses: this.#facts.hostAddresses,

@@ -68,7 +68,7 @@ function gatePortsOf(
   chain: string,
   sets: readonly Readonly<Record<string, unknown>>[],
 ): { set: string; port: number }[] {
-  const found: { set: string; port: number }[] = []
+  const found = new Map<string, { set: string; port: number }>()
   for (const rule of rules.filter((one) => one['chain'] === chain)) {
     const text = JSON.stringify(rule['expr'])
     if (!text.includes('"dnat"')) continue
@@ -78,8 +78,9 @@ function gatePortsOf(
       const set = `gates_${proto}`
       const held = sets.find((one) => one['name'] === set)?.['elem']
       for (const port of ports)
-        if (Array.isArray(held) && held.includes(port)) found.push({ set, port })
+        // Both families' rules name the same port.
+        if (Array.isArray(held) && held.includes(port)) found.set(`${set} ${port}`, { set, port })
     }
   }
-  return found
+  return [...found.values()]
 }

@@ -275,6 +275,11 @@ export function jailNames(jail: string) {
   }
 }
 
+const loopbackAddresses: readonly Statement[] = [
+  equal(field('ip', 'daddr'), { prefix: { addr: '127.0.0.0', len: 8 } }),
+  equal(field('ip6', 'daddr'), '::1'),
+]
+
 /** Seconds that a connection to an address whose pin has run out may go on, at most. */
 export const flowSeconds = 3600
 
@@ -297,15 +302,18 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
 
   const toGate = (['tcp', 'udp'] as const)
     .filter((proto) => gatePorts(proto).length > 0)
-    .map((proto): Rule => ({
-      chain: names.chain,
-      expr: [
-        equal(meta('oifname'), 'lo'),
-        has(ct('status'), 'dnat'),
-        equal(field(proto, 'dport'), ports(gatePorts(proto))),
-        ...pass,
-      ],
-    }))
+    .flatMap((proto) =>
+      loopbackAddresses.map((address): Rule => ({
+        chain: names.chain,
+        // Not by `oifname`: within this hook it still names the device of the route before the redirect.
+        expr: [
+          address,
+          has(ct('status'), 'dnat'),
+          equal(field(proto, 'dport'), ports(gatePorts(proto))),
+          ...pass,
+        ],
+      })),
+    )
   const loopback =
     plan.loopbackConnect.length === 0
       ? []
