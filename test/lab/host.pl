@@ -27,7 +27,8 @@ run('mount', '-t', 'devpts', '-o', 'newinstance,ptmxmode=0666,mode=620,gid=5', '
   "$root/dev/pts");
 run('mount', '--bind', "$root/dev/pts/ptmx", "$root/dev/ptmx");
 run('mount', '-t', 'tmpfs', '-o', 'mode=1777', 'tmpfs', "$root/$_") for qw(dev/shm tmp);
-run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', "$root/run");
+# Workspaces live in the last two: an overlay cannot be mounted with mapped ids (mount_setattr(2)).
+run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', "$root/$_") for qw(run home srv);
 run('mount', '-t', 'proc', 'proc', "$root/proc");
 mkdir "$root/run/$_" for qw(lock sudo sshd);
 # The live tree, not the overlay's view: a lower layer must not change below an overlay.

@@ -89,7 +89,7 @@ const walk = (directory: string, shown: string, found: string[]): void => {
 const listFiles = (sides: Sides): string[] => {
   const found: string[] = []
   walk(`/proc/${sides.internet}/root/run/lab/up`, '/', found)
-  for (const place of ['run', 'tmp', 'dev/shm']) {
+  for (const place of ['run', 'tmp', 'home', 'srv', 'dev/shm']) {
     walk(`/proc/${sides.host}/root/${place}`, `/${place}`, found)
   }
   return found.filter((path) => !/^\/(work|root|proc|sys|mnt|dev)\/$/.test(path))
