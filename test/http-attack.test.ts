@@ -2,6 +2,7 @@
 import t from 'tap'
 import type { ReasonCode } from '../lib/audit/record.js'
 import type { ResolvedCredential } from '../lib/gate/protocol.js'
+import { fuzzHttp } from './fuzz/http.js'
 import {
   type Ask,
   ask,
@@ -489,4 +490,11 @@ t.test('plain HTTP: each Host by itself; keys never in the clear', async (t) => 
   t.match(await askPlain(stage, get('203.0.113.9')), /^HTTP\/1\.1 400/)
   t.equal(stage.dials(), 1)
   await stage.close()
+})
+
+t.test('generated heads and bodies', (t) => {
+  const runs = Number(process.env['FUZZ_N'] ?? 20_000)
+  const { allowed } = fuzzHttp(runs, 7)
+  t.ok(allowed > runs / 1000, `${String(allowed)} of ${String(runs)} allowed, none wrongly`)
+  t.end()
 })

@@ -19,6 +19,7 @@ import {
   type Plan,
   type RequestHead,
 } from './message.js'
+import { maskedPath } from './log-path.js'
 import { matchPath } from './path-rules.js'
 import {
   decodeLoosely,
@@ -173,7 +174,10 @@ function judgeRule(
     rule,
     method: head.method,
     path: query === undefined ? path : `${path}?${query}`,
-    logPath: logPath(target, own, match?.tokenAt),
+    logPath: maskedPath(
+      judgesPath ? joinSegments(target.segments ?? []) : target.rawPath,
+      credentials,
+    ),
     fields: draft.fields,
     maxBody,
     bodyCheck: bodyCheck(head, rule, own),
@@ -265,19 +269,6 @@ export function contentType(head: Pick<RequestHead, 'fields'>): string {
 function queryText(parameters: readonly Parameter[], given: string | undefined) {
   if (parameters.length === 0 && given === undefined) return undefined
   return parameters.map((parameter) => parameter.raw).join('&')
-}
-
-function logPath(
-  target: Target,
-  credential: ResolvedCredential | undefined,
-  tokenAt: number | undefined,
-): string {
-  if (credential?.in.kind !== 'path' || target.segments === undefined) return target.rawPath
-  const { prefix } = credential.in
-  const at = tokenAt ?? target.segments.findIndex((segment) => segment.startsWith(prefix))
-  return joinSegments(
-    target.segments.map((segment, index) => (index === at ? `${prefix}{token}` : segment)),
-  )
 }
 
 /** A placeholder, or a pinned key, on its way to a host that it is not for. */

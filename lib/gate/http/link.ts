@@ -4,8 +4,8 @@
  */
 import type { Decision } from '../../audit/record.js'
 import type { Grant } from '../../policy/types.js'
+import { maskedPath } from './log-path.js'
 import type { Place } from './message.js'
-import { decodeLoosely } from './target.js'
 import type { HttpContext } from './types.js'
 import { UpstreamAgent } from './upstream.js'
 
@@ -62,25 +62,7 @@ export class Link {
 
   /** A path for the log: no query, nothing that is or may be a key. */
   logPath(target: string): string {
-    // Decoded, so that no encoding hides a key from the masking below.
-    let path = decodeLoosely(target.split('?')[0] ?? '')
-    for (const credential of this.context.credentials()) {
-      for (const secret of [credential.value, credential.placeholder]) {
-        if (secret !== undefined && secret !== '') path = path.replaceAll(secret, '{token}')
-      }
-      if (credential.in.kind !== 'path') continue
-      // Another's key in the same place is a secret too.
-      const { prefix } = credential.in
-      path = path
-        .split('/')
-        .map((segment) =>
-          segment.startsWith(prefix) && segment.length >= prefix.length + 8
-            ? `${prefix}{token}`
-            : segment,
-        )
-        .join('/')
-    }
-    return path.slice(0, 256)
+    return maskedPath(target, this.context.credentials())
   }
 
   /** The client's connection has ended. */

@@ -1,0 +1,30 @@
+/**
+ * Paths for the log.
+ * Invariant: no query, and nothing that is a key of the policy or stands where a key would.
+ */
+import type { ResolvedCredential } from '../protocol.js'
+import { decodeLoosely } from './target.js'
+
+/** Another's key in the credential's place is a secret too; shorter segments are words. */
+const minKey = 8
+
+/** The path of a request target, decoded so that no encoding hides a key, at most 256 characters. */
+export function maskedPath(target: string, credentials: readonly ResolvedCredential[]): string {
+  let path = decodeLoosely(target.split('?')[0] ?? '')
+  for (const credential of credentials) {
+    for (const secret of [credential.value, credential.placeholder]) {
+      if (secret !== undefined && secret !== '') path = path.replaceAll(secret, '{token}')
+    }
+    if (credential.in.kind !== 'path') continue
+    const { prefix } = credential.in
+    path = path
+      .split('/')
+      .map((segment) =>
+        segment.startsWith(prefix) && segment.length >= prefix.length + minKey
+          ? `${prefix}{token}`
+          : segment,
+      )
+      .join('/')
+  }
+  return path.slice(0, 256)
+}
