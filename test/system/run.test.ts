@@ -38,7 +38,7 @@ interface Bench {
   readonly isolation: Isolation
   /** agentjail's arguments up to the command. */
   readonly prefix: readonly string[]
-  run(argv: readonly string[], options?: RunOptions): ReturnType<Lab['run']>
+  readonly run: (argv: readonly string[], options?: RunOptions) => ReturnType<Lab['run']>
 }
 
 const toEvil = (p: Packet) =>
