@@ -60,8 +60,10 @@ async function doctorFacts(isRoot: boolean): Promise<DoctorFacts> {
     ),
     brokenPolicies: () => findBrokenPolicies(join(packageRoot, 'policies')),
     collect: async () => {
-      const { collectDead, openContext } = await import('../../session/context.js')
-      await collectDead(await openContext())
+      const { gcCommand } = await import('./gc.js')
+      const silent = { write: () => true }
+      const code = await gcCommand({ json: false }, { stdout: silent, stderr: silent, env: {} })
+      if (code !== 0) throw new Error('not everything could be cleared: see agentjail gc')
     },
   }
 }
