@@ -105,6 +105,9 @@ async function ward(dir: string): Promise<void> {
   await look('the unit disabled', 'setup')
   const jail = '/run/agentjail/jails/bot.json'
   await withFile(jail, '{"v":1,', 'an entry that cannot be read', 'leftovers')
+  fs.writeFileSync(jail, '{"v":1,')
+  const cleared = (await doctor(true)).found.find(({ name }) => name === 'leftovers')
+  if (cleared) broken['cleared'] = cleared
   const sleeper = spawn('/usr/bin/sleep', ['60'], { uid: 1_900_000_003, gid: 65_534, cwd: '/' })
   await once(sleeper, 'spawn')
   await look('a process without a jail', 'leftovers')
@@ -167,6 +170,7 @@ function runTests(): void {
       ['an entry that cannot be read', 'warn', /the entry of bot cannot be read/],
       ['a process without a jail', 'fail', /process \d+ \(sleep\) of uid 1900000003/],
     ]
+    t.match(broken['cleared'], { state: 'ok', repaired: true }, 'leftovers are collected')
     for (const [title, state, detail] of rows) {
       t.equal(broken[title]?.state, state, title)
       t.match(broken[title]?.detail, detail)

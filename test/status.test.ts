@@ -1,5 +1,8 @@
+import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { openAuditLog } from '../lib/audit/log.js'
 import type { Decision } from '../lib/audit/record.js'
@@ -10,6 +13,25 @@ import { parseRecord } from '../lib/status/logs.js'
 import { type JailStatus, renderStatus } from '../lib/status/status.js'
 
 process.env['TZ'] = 'UTC'
+
+const self = fileURLToPath(import.meta.url)
+const bin = join(self, '../../bin/agentjail.js')
+
+// This file again, in a mount namespace: the command line with a log of its own.
+if (process.argv[2] === 'reader') {
+  execFileSync('/usr/bin/mount', ['-t', 'tmpfs', 'none', '/var/log'])
+  const log = await openAuditLog({ dir: '/var/log/agentjail', jail: 'bot', uid: 1 })
+  log.write(Array.from({ length: 5_000 }, (_, i) => decision(i)))
+  await log.close()
+  const child = spawn(process.execPath, [bin, 'logs'], { stdio: ['ignore', 'pipe', 'pipe'] })
+  let complaint = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (complaint += text))
+  await once(child.stdout, 'data')
+  child.stdout.destroy()
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null]
+  process.stdout.write(JSON.stringify({ code, signal, complaint }))
+  process.exit()
+}
 
 const noon = Date.parse('2026-01-31T12:00:00Z')
 
@@ -26,15 +48,17 @@ function output(more: { isTTY?: boolean; columns?: number; onWrite?: (all: strin
   return out
 }
 
-const decision = (port: number, verdict: 'allow' | 'deny' = 'allow'): Decision => ({
-  verdict,
-  reason: verdict === 'allow' ? 'granted' : 'port-not-granted',
-  layer: 'tcp',
-  direction: 'out',
-  proto: 'tcp',
-  name: 'api.example.com',
-  port,
-})
+function decision(port: number, verdict: 'allow' | 'deny' = 'allow'): Decision {
+  return {
+    verdict,
+    reason: verdict === 'allow' ? 'granted' : 'port-not-granted',
+    layer: 'tcp',
+    direction: 'out',
+    proto: 'tcp',
+    name: 'api.example.com',
+    port,
+  }
+}
 
 t.test('human: bytes, durations, times', (t) => {
   const bytes: [number, string][] = [
@@ -232,4 +256,11 @@ writer                      openai-telegram  aj-writer                      4194
   })
   t.equal(terminal.text.split('\u001b[H\u001b[J').length, 3, 'two pictures')
   t.notMatch(terminal.text, '\u001b[1m', 'NO_COLOR is kept')
+})
+
+t.test('logs: a reader that goes away ends it quietly', (t) => {
+  const args = ['--mount', process.execPath, self, 'reader']
+  const told = execFileSync('/usr/bin/unshare', args, { encoding: 'utf8', timeout: 30_000 })
+  t.strictSame(JSON.parse(told), { code: 0, signal: null, complaint: '' })
+  t.end()
 })

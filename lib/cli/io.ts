@@ -6,6 +6,8 @@ export interface Output {
   write(text: string): unknown
   readonly isTTY?: boolean
   readonly columns?: number
+  /** Its reader went away: writing more is in vain. */
+  readonly destroyed?: boolean
 }
 
 export interface CommandIo {

@@ -4,11 +4,13 @@
  */
 import { errorMessage, exitCode, JailError } from '../errors.js'
 import { endLike } from '../session/signals.js'
+import { outliveReaders } from './closed-readers.js'
 import { closeInherited } from './descriptors.js'
 
 /** Never throws; sets `process.exitCode`, or ends the process by the signal that ended the command. */
 export async function main(argv: readonly string[]): Promise<void> {
   const debug = argv.includes('--debug') && argv.indexOf('--debug') < separator(argv)
+  outliveReaders()
   try {
     closeInherited()
     const { parse } = await import('./parse.js')
@@ -32,7 +34,7 @@ function describe(error: unknown): string {
     return `agentjail: unexpected: ${errorMessage(error)} (--debug shows where)\n`
   const hint = error.hint === undefined ? '' : `; ${error.hint}`
   // Policy mistakes are a list already, one line each.
-  return error.code === 'POLICY_INVALID'
+  return error.code === 'POLICY_INVALID' || error.code === 'CONFIG_INVALID'
     ? `${error.message}${hint}\n`
     : `agentjail: ${error.message}${hint}\n`
 }

@@ -31,6 +31,7 @@ export async function logsCommand(args: LogsArgs, io: CommandIo): Promise<number
   const colours = palette(wantsColour(io.stdout, io.env))
   const follow = args.follow ? { ...(io.signal && { signal: io.signal }) } : undefined
   for await (const record of readLog(query, follow)) {
+    if (io.stdout.destroyed === true) break
     io.stdout.write(`${args.json ? JSON.stringify(record) : renderLogLine(record, colours)}\n`)
   }
   return 0

@@ -25,7 +25,7 @@ export async function statusCommand(
   read: () => Promise<readonly JailStatus[]>,
 ): Promise<number> {
   const isTerminal = io.stdout.isTTY === true
-  const isOver = (): boolean => io.signal?.aborted === true
+  const isOver = (): boolean => io.signal?.aborted === true || io.stdout.destroyed === true
   for (;;) {
     const jails = await read()
     const text = args.json
