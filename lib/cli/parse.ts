@@ -287,6 +287,18 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     },
   )
   table.command(
+    'doctor',
+    'What this machine lacks, why it matters, and the fix',
+    (sub) =>
+      sub
+        .option('fix', { type: 'boolean', default: false, describe: 'Repair what is safe to' })
+        .option('json', { type: 'boolean', default: false }),
+    async ({ fix, json }) => {
+      const { doctorCommand } = await import('./commands/doctor.js')
+      finish(await doctorCommand({ fix, json }, io))
+    },
+  )
+  table.command(
     'uninstall',
     'Take away everything agentjail put on this machine',
     (sub) =>
