@@ -219,15 +219,13 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     'reload <name>',
     'Put an edited policy in force in a running jail',
     (sub) =>
-      sub
-        .positional('name', { type: 'string', demandOption: true })
-        .option('policy', {
-          alias: 'p',
-          type: 'string',
-          array: true,
-          nargs: 1,
-          describe: 'Another policy [the one it runs with]',
-        }),
+      sub.positional('name', { type: 'string', demandOption: true }).option('policy', {
+        alias: 'p',
+        type: 'string',
+        array: true,
+        nargs: 1,
+        describe: 'Another policy [the one it runs with]',
+      }),
     async ({ name, policy }) => {
       const { reloadCommand } = await import('./commands/reload.js')
       finish(await reloadCommand({ name, policy }, io))
