@@ -271,6 +271,22 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     },
   )
   table.command(
+    'doctor',
+    'What this machine lacks, why it matters, the fix',
+    (sub) =>
+      sub
+        .option('fix', {
+          type: 'boolean',
+          default: false,
+          describe: 'Repair what is safe to repair',
+        })
+        .option('json', { type: 'boolean', default: false }),
+    async ({ fix, json }) => {
+      const { doctorCommand } = await import('./commands/doctor.js')
+      finish(await doctorCommand({ fix, json }, io))
+    },
+  )
+  table.command(
     'setup',
     'Install what is missing, and the deny at boot',
     (sub) =>
