@@ -226,6 +226,45 @@ t.test('what no workspace opens', async (t) => {
   t.equal(inside.stdout, '', 'a workspace that is agentjail itself is read-only')
 })
 
+t.test('called by root itself: the same', async (t) => {
+  const ws = `${place.root}/of-root`
+  mkdirSync(`${ws}/.git`, { recursive: true })
+  writeFileSync(`${ws}/.git/HEAD`, 'ref: refs/heads/main\n')
+  writeFileSync(`${ws}/.git/config`, '[core]\n', { mode: 0o600 })
+  const { stdout, events } = await sh(
+    place,
+    'cat .git/config; (: > .git/hooks/x) 2>/dev/null && echo HOOKED; (: > .git/commondir) 2>/dev/null && echo LED; : > new; chmod u+s new 2>&1',
+    { cwd: ws, caller: { uid: 0, gid: 0 } },
+  )
+  t.match(stdout, /^\[core\]\nchmod.*not permitted\n$/, JSON.stringify(events))
+  for (const name of ['new', '.git/hooks']) t.equal(lstatSync(`${ws}/${name}`).uid, 0, name)
+  t.equal(lstatSync(`${ws}/new`).mode & 0o7000, 0)
+  t.notOk(existsSync(`${ws}/.git/commondir`))
+})
+
+t.test('a place that is no workspace: the command runs, and cannot write there', async (t) => {
+  const rows: [cwd: string, note: RegExp][] = [
+    ['/', /^\/ is a directory of the system/],
+    ['/root', /^\/root is a home directory/],
+    ['/usr/lib', /^\/usr\/lib is a directory of the system/],
+  ]
+  for (const [cwd, note] of rows) {
+    const { stdout, events } = await sh(place, 'pwd; (: > x) 2>/dev/null && echo WROTE', { cwd })
+    t.equal(stdout, `${cwd}\n`)
+    t.match((events[0]?.['notes'] as string[])[0], note)
+  }
+  const link = `${place.root}/link`
+  symlinkSync(place.workspace, link)
+  t.equal(
+    (await sh(place, 'pwd', { cwd: link })).stdout,
+    `${place.workspace}\n`,
+    'a link is resolved',
+  )
+  t.equal((await sh(place, 'true', { cwd: `${place.root}/none` })).code, 125, 'none there: refused')
+  const many = await sh(place, 'ulimit -n', { limits: { openFiles: 99_999_999 } })
+  t.match(many.stdout, /^\d+\n$/, 'a limit above the hard one is the hard one')
+})
+
 t.test('becoming someone else', async (t) => {
   const rows: [title: string, script: string][] = [
     ['setuid program', 'su -c id root </dev/null'],

@@ -24,6 +24,12 @@ export function innerPidOf(pid: number): number {
   return Number(field(String(pid), 'NSpid')?.split(/\s+/).at(-1))
 }
 
+/** Running or about to end; a zombie is not: PID 1 becomes one only after all of its namespace. */
+export function isAlive(pid: number): boolean {
+  const state = field(String(pid), 'State')?.[0]
+  return state !== undefined && state !== 'Z' && state !== 'X'
+}
+
 function field(pid: string, name: string): string | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/status`, 'utf8')

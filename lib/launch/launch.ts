@@ -4,10 +4,10 @@
  * the service user, reads; no process that still has privilege ever has them in its environment.
  */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { mkdirSync } from 'node:fs'
+import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { rootCertificates } from 'node:tls'
-import { errorMessage } from '../errors.js'
+import { JailError, errorMessage } from '../errors.js'
 import { prepareCgroup, type Cgroup } from './cgroup.js'
 import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
@@ -25,7 +25,8 @@ import { sweepTrees } from './workspace-sweep.js'
  * Resolves once the command runs (or could not be executed: then `ended` gives 126 or 127).
  * @throws JailError LAUNCH, TOOL_MISSING, PLATFORM where it could not be launched at all.
  */
-export async function launch(spec: LaunchSpec, tools: LaunchTools): Promise<Running> {
+export async function launch(asked: LaunchSpec, tools: LaunchTools): Promise<Running> {
+  const spec = { ...asked, cwd: realDirectory(asked.cwd) }
   const out = new Set(spec.without)
   const walled =
     spec.isolation !== 'basic' && !out.has('mount-namespace') && !out.has('no-new-privs')
@@ -36,6 +37,17 @@ export async function launch(spec: LaunchSpec, tools: LaunchTools): Promise<Runn
     // File systems without idmapped mounts (overlayfs, NFS, ...), kernels before 5.12.
     if (facts === undefined || !errorMessage(error).includes(idmapRefused)) throw error
     return launchOnce(spec, tools, facts, 'acl')
+  }
+}
+
+/** Trees are mounted at their real paths, so the command starts at one. */
+function realDirectory(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch (error) {
+    throw new JailError('LAUNCH', `the working directory ${path}: ${errorMessage(error)}`, {
+      hint: 'start from a directory that exists',
+    })
   }
 }
 

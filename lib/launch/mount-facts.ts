@@ -120,7 +120,7 @@ function trees(spec: LaunchSpec, notes: string[]): Tree[] {
   } else if (refusal === undefined) {
     want(cwd, 'rw')
   } else if (!isUnder(cwd, spec.user.home)) {
-    notes.push(`${cwd} ${refusal}: the command cannot write there`)
+    notes.push(`${cwd} ${refusal}`)
   }
   const keep = new Set([...writes, ...reads])
   return [...wanted]

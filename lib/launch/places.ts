@@ -20,17 +20,21 @@ const kernel = ['/dev', '/proc', '/sys', '/run', '/nix', '/gnu', '/snap', '/lost
 const exceptions = ['/usr/src', '/usr/local/src', '/run/media']
 const variable = ['/var/log', '/var/lib', '/var/spool', '/var/cache', '/var/run', '/var/lock']
 
+const system = 'is a directory of the system: the command cannot write there'
+
 /**
  * Why a directory is no workspace; undefined: it may be one.
  * @param homes home directories: they hold keys and start-up files, so only directories below them may be.
  */
 export function workspaceRefusal(path: string, homes: ReadonlySet<string>): string | undefined {
-  if (path === '/tmp' || path === '/var/tmp') return 'is private to each jail'
-  if (homes.has(path) && path !== '/') return 'is a home directory, which is hidden'
-  if (exact.includes(path)) return 'is a directory of the system'
+  if (path === '/tmp' || path === '/var/tmp')
+    return 'is private to each jail: what lies there outside is not seen'
+  if (homes.has(path) && path !== '/')
+    return 'is a home directory, which is hidden: start in a directory below it'
+  if (exact.includes(path)) return system
   if (exceptions.some((top) => path !== top && isUnder(path, top))) return undefined
   const inSystem = [...whole, ...kernel, ...variable].some((top) => isUnder(path, top))
-  return inSystem ? 'is a directory of the system' : undefined
+  return inSystem ? system : undefined
 }
 
 /**

@@ -77,7 +77,7 @@ sub attach {
   my ($tree, $fd, $what) = @_;
   call(429, $tree, "\0", $fd, "\0", 0x44) == 0 or refuse("mount $what: $!");
 }
-my ($staging, $userns, %top, $empty);
+my ($staging, $userns, %top, %disk);
 my ($uid_map, $gid_map);
 sub userns {
   return $userns if defined $userns;
@@ -102,8 +102,8 @@ sub userns {
   return $userns;
 }
 sub inside {
-  my ($n, $rel) = @_;
-  my $fd = path_fd($top{$n}, $rel, 0x0c);
+  my ($n, $rel, $from) = @_;
+  my $fd = path_fd($from // $top{$n}, $rel, 0x0c);
   refuse("$rel changed during the launch: $!") if $fd < 0;
   return $fd;
 }
@@ -132,6 +132,7 @@ my %do = (
     my ($n, $path, $mode, $ids) = @_;
     my $fd = path_fd(-100, $path, 0x04);
     refuse("$path changed during the launch: $!") if $fd < 0;
+    $disk{$n} = $fd;
     my $tree = clone_tree($fd, 0x8000);
     if ($ids eq 'idmap') {
       my $attr = pack 'QQQQ', 0x100000, 0, 0, fileno userns();
@@ -173,10 +174,11 @@ my %do = (
     }
   },
 );
+# On the file system itself: through an idmapped mount root may have no id to make files with.
 sub place_of {
   my ($n, $rel) = @_;
   my ($parent, $leaf) = $rel =~ m{^(.*)/([^/]+)$} ? ($1, $2) : ('.', $rel);
-  return '/proc/self/fd/' . inside($n, $parent) . "/$leaf";
+  return '/proc/self/fd/' . inside($n, $parent, $disk{$n}) . "/$leaf";
 }
 sub cover {
   my ($n, $rel, $what) = @_;
@@ -230,6 +232,11 @@ my $pid = fork // refuse("fork: $!");
 if (!$pid) {
   for my $pair ($limits eq '-' ? () : split /,/, $limits) {
     my ($resource, $value) = split /=/, $pair;
+    # A hard limit already lower stays: raising it would need a privilege that containers lack.
+    my $old = pack 'QQ', 0, 0;
+    syscall $nr{prlimit64}, 0, 0 + $resource, 0, $old;
+    my (undef, $hard) = unpack 'QQ', $old;
+    $value = $hard if $hard < $value;
     call('prlimit64', 0, 0 + $resource, pack('QQ', $value, $value), 0) == 0
       or refuse("limit $resource: $!");
   }

@@ -6,8 +6,9 @@
 import type { ChildProcess } from 'node:child_process'
 import { constants } from 'node:os'
 import type { Readable, Writable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { JailError } from '../errors.js'
-import { childrenOf, innerPidOf } from './children.js'
+import { childrenOf, innerPidOf, isAlive } from './children.js'
 import { fds } from './launch-plan.js'
 import { parseStatus, type Status } from './status-lines.js'
 import type { Ending, Running } from './types.js'
@@ -50,7 +51,7 @@ export class Supervised implements Running {
         if (--open > 0) return
         this.commandPid = undefined
         this.#settle()
-        this.#hits = undo()
+        this.#hits = this.#gone().then(undo)
         // No word of the command's end: the jail was killed from outside.
         const ending = this.#ending ?? { signal: 'SIGKILL' }
         void this.#hits.finally(() => {
@@ -74,6 +75,11 @@ export class Supervised implements Running {
       throw new JailError('LAUNCH', `the launch failed: ${this.#error ?? 'bubblewrap gave up'}`)
     }
     return this
+  }
+
+  /** Where bwrap itself was killed, PID 1 dies a moment later, and waits for all others as it does. */
+  async #gone(): Promise<void> {
+    while (this.initPid !== 0 && isAlive(this.initPid)) await sleep(5)
   }
 
   #heard(status: Status): void {
@@ -126,7 +132,10 @@ export class Supervised implements Running {
   }
 
   kill(): void {
-    this.#child.kill('SIGKILL')
+    // PID 1 rather than bwrap: bwrap then waits until all of its namespace is gone.
+    if (this.initPid === 0) this.#child.kill('SIGKILL')
+    else if (this.#hits === undefined && isAlive(this.initPid))
+      process.kill(this.initPid, 'SIGKILL')
   }
 
   limitsHit(): Promise<readonly string[]> {
