@@ -32,7 +32,12 @@ export async function parse(argv: readonly string[]): Promise<Ending | undefined
     })
     .strict()
     .exitProcess(false)
-    .fail(false)
+    .fail((message: string | null, error: unknown) => {
+      // A message is yargs' own, of words it cannot place; without one it is what a command threw.
+      if (error instanceof JailError || message === null || message === '') throw error
+      const hint = 'see: agentjail --help'
+      throw new JailError('USAGE', lowerFirst(message.replaceAll('\n', ' ')), { hint })
+    })
     .help()
     .alias('help', 'h')
     .version(false)
@@ -45,19 +50,8 @@ export async function parse(argv: readonly string[]): Promise<Ending | undefined
     .wrap(Math.min(100, process.stdout.columns || 100))
   runCommands(table, argv, io, finishLike)
   adminCommands(table, io, finish)
-  try {
-    await table.parseAsync(argv)
-  } catch (error) {
-    if (error instanceof JailError || !isUsageError(error)) throw error
-    throw new JailError('USAGE', lowerFirst(error.message.replaceAll('\n', ' ')), {
-      hint: 'see: agentjail --help',
-    })
-  }
+  await table.parseAsync(argv)
   return ending
-}
-
-function isUsageError(error: unknown): error is Error {
-  return error instanceof Error && error.name === 'YError'
 }
 
 function lowerFirst(text: string): string {
@@ -268,22 +262,6 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
           io,
         ),
       )
-    },
-  )
-  table.command(
-    'doctor',
-    'What this machine lacks, why it matters, the fix',
-    (sub) =>
-      sub
-        .option('fix', {
-          type: 'boolean',
-          default: false,
-          describe: 'Repair what is safe to repair',
-        })
-        .option('json', { type: 'boolean', default: false }),
-    async ({ fix, json }) => {
-      const { doctorCommand } = await import('./commands/doctor.js')
-      finish(await doctorCommand({ fix, json }, io))
     },
   )
   table.command(

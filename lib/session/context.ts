@@ -50,10 +50,17 @@ export async function openContext(): Promise<Context> {
   const tools = Object.fromEntries(
     toolNames.map((name) => [name, found.get(name)]),
   ) as Context['tools']
-  await system.makeDir(config.stateDir, 0o700)
-  await system.makeDir(`${config.stateDir}/jails`, 0o700)
   const backend = nftablesBackend({ system, tools, stateDir: config.stateDir })
   return { system, config, tools, registry: openRegistry(system, config.stateDir), backend }
+}
+
+/** The state directory, before the first change: what only looks makes nothing. */
+export async function makeState({
+  system,
+  config,
+}: Pick<Context, 'system' | 'config'>): Promise<void> {
+  await system.makeDir(config.stateDir, 0o700)
+  await system.makeDir(`${config.stateDir}/jails`, 0o700)
 }
 
 export function collectTools(context: Context): CollectTools {

@@ -130,6 +130,9 @@ function gateRoot(node: string): string[] {
     '--unshare-pid',
     '--unshare-ipc',
     '--unshare-uts',
+    // Before the package: it may lie below.
+    '--tmpfs',
+    '/tmp',
     ...parentsOf([...etc, nodeRoot, modulesRoot]),
     ...system,
     ...etc.flatMap((path) => ['--ro-bind-try', path, path]),
@@ -138,8 +141,6 @@ function gateRoot(node: string): string[] {
     '/proc',
     '--dev',
     '/dev',
-    '--tmpfs',
-    '/tmp',
     '--chdir',
     '/',
   ]

@@ -4,7 +4,7 @@
 import { listAccounts, removeAccount } from '../../account/linux.js'
 import { exitCode, JailError } from '../../errors.js'
 import { parseJailName, accountName } from '../../plan/names.js'
-import { collectDead, openContext } from '../../session/context.js'
+import { collectDead, makeState, openContext } from '../../session/context.js'
 import { withLock } from '../../session/lock.js'
 import type { CommandIo } from '../io.js'
 
@@ -19,6 +19,7 @@ export async function accountCommand(
   io: CommandIo,
 ): Promise<number> {
   const context = await openContext()
+  await makeState(context)
   await collectDead(context)
   const accounts = await listAccounts(context.system)
   if (action === 'list') {

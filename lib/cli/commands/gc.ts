@@ -3,13 +3,14 @@
  */
 import { exitCode } from '../../errors.js'
 import { collect } from '../../session/collect.js'
-import { collectTools, openContext } from '../../session/context.js'
+import { collectTools, makeState, openContext } from '../../session/context.js'
 import { clearBroken } from '../../session/broken.js'
 import { withLock } from '../../session/lock.js'
 import type { CommandIo } from '../io.js'
 
 export async function gcCommand({ json }: { json: boolean }, io: CommandIo): Promise<number> {
   const context = await openContext()
+  await makeState(context)
   const { cleared, kept } = await withLock(context.config.stateDir, async () => {
     await context.backend.ensureStaticDeny(context.config.uidRange)
     const broken = await clearBroken(context)

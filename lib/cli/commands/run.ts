@@ -17,7 +17,7 @@ import type { Facts, Plan } from '../../plan/types.js'
 import { loadPolicies } from '../../policy/loader.js'
 import { fillSlots } from '../../policy/slots.js'
 import type { Isolation, Policy } from '../../policy/types.js'
-import { collectDead, openContext } from '../../session/context.js'
+import { collectDead, makeState, openContext } from '../../session/context.js'
 import type { Context } from '../../session/context.js'
 import { elevate } from '../../session/elevate.js'
 import {
@@ -51,6 +51,7 @@ export interface RunArgs {
 /** Resolves with how the command ended; agentjail's own refusals throw. */
 export async function runCommand(args: RunArgs, io: CommandIo): Promise<Ending> {
   const caller = callerIdentity()
+  if (args.name !== undefined) parseJailName(args.name)
   if (process.getuid?.() !== 0) {
     // Read once as the caller: mistakes are told without asking for a password, and names to pass are known.
     const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
@@ -66,6 +67,7 @@ export async function runCommand(args: RunArgs, io: CommandIo): Promise<Ending> 
     printPlan(context, plan, args.json, io)
     return { code: exitCode.ok }
   }
+  await makeState(context)
   const env = new Map([...plan.launch.env, ...credentials.env])
   return await supervise(context, { ...plan, launch: { ...plan.launch, env } }, facts, args, io)
 }
