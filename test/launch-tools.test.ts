@@ -13,7 +13,16 @@ import {
 } from 'node:fs'
 import t from 'tap'
 import type { HardeningPiece } from '../lib/launch/types.js'
-import { caller, jailUid, makePlace, run, sh, tool } from './launch-support.js'
+import {
+  caller,
+  driverPath,
+  jailUid,
+  makePlace,
+  run,
+  sh,
+  specText,
+  tool,
+} from './launch-support.js'
 
 const place = makePlace()
 t.teardown(() => place.remove())
@@ -156,3 +165,40 @@ t.test(
     )
   },
 )
+
+t.test(
+  'a program outside the system is shown with the tree it is installed in, read-only',
+  async (t) => {
+    const prefix = `${place.root}/versions/v1`
+    mkdirSync(`${prefix}/bin`, { recursive: true })
+    mkdirSync(`${prefix}/lib`)
+    writeFileSync(`${prefix}/lib/data`, 'found\n')
+    writeFileSync(
+      `${prefix}/bin/hello`,
+      `#!/bin/sh\ncat ${prefix}/lib/data; (: > ${prefix}/lib/x) 2>/dev/null && echo WROTE; ls ${place.root}/versions\n`,
+      { mode: 0o755 },
+    )
+    mkdirSync(`${place.root}/versions/v2`)
+    const env: [string, string][] = [['PATH', `${prefix}/bin:/usr/bin:/bin`]]
+    t.equal((await run(place, ['hello'], { env })).stdout, 'found\nv1\n')
+  },
+)
+
+t.test('resolv.conf as a link into /run, also to what is not there', async (t) => {
+  const dir = `${place.root}/etc`
+  for (const name of ['upper', 'work']) mkdirSync(`${dir}/${name}`, { recursive: true })
+  const script = `mount -t overlay overlay -o lowerdir=/etc,upperdir=${dir}/upper,workdir=${dir}/work /etc &&
+    ln -sf ../run/agentjail-test-none/stub.conf /etc/resolv.conf && exec ${process.execPath} ${driverPath}`
+  const stdout = execFileSync(
+    tool('unshare'),
+    ['--mount', '--propagation', 'private', 'sh', '-c', script],
+    {
+      encoding: 'utf8',
+      env: {
+        PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
+        AGENTJAIL_TEST_SPEC: specText(place, ['cat', '/etc/resolv.conf']),
+      },
+    },
+  )
+  t.equal(stdout, 'nameserver 192.0.2.53\n')
+})
