@@ -17,6 +17,9 @@ const forwarded = [
   'SIGWINCH',
   'SIGCONT',
   'SIGTSTP',
+  // A command that reads the terminal from the background: its stop is told, and stops the warden then.
+  'SIGTTIN',
+  'SIGTTOU',
   'SIGALRM',
 ] as const satisfies readonly NodeJS.Signals[]
 

@@ -252,6 +252,7 @@ export class Warden {
     }
     const running = await launch(spec, findLaunchTools(`${this.#context.config.stateDir}/stage`))
     this.#running = running
+    for (const note of running.notes) this.#events.onNotice(note)
     this.#push('end the command', async () => {
       running.kill()
       await running.ended
