@@ -381,6 +381,13 @@ If it was wanted, add to p.yaml:
     t.equal(out.split('\r\n').length - 1, 3, 'first, tenth, hundredth')
     t.match(out, '[100 times]\r\n')
     t.equal(live.held, 97)
+    now += 2_000
+    live.add([deny({ layer: 'dns', proto: 'udp', name: 'batch.example', count: 4 })])
+    live.add([deny({ layer: 'dns', proto: 'udp', name: 'batch.example', count: 17 })])
+    await live.settled()
+    t.match(out, /batch\.example: .* \[4 times\]\r\n/, 'folded by the gate, and still the first')
+    t.match(out, /batch\.example: .* \[21 times\]\r\n/, 'past ten')
+    out = out.replaceAll(/.*batch\.example.*\r\n/g, '')
     busy = true
     now += 2_000
     live.add([deny({ name: 'other.example', port: 443 })])
@@ -392,7 +399,7 @@ If it was wanted, add to p.yaml:
     for (let i = 0; i < 20; i++) live.add([deny({ name: `n${String(i)}.example`, port: 443 })])
     await live.settled()
     t.equal(out.split('\r\n').length - 1, 3 + 5, 'five lines a second')
-    t.equal(live.fold.total, 121, 'the summary has them all')
+    t.equal(live.fold.total, 142, 'the summary has them all')
   })
 
   t.test('terminal: raw mode is seen, on a real one', async (t) => {

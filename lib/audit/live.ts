@@ -28,8 +28,6 @@ const busyHolds = 1_000
 export class LiveDenials {
   readonly #options: LiveOptions
   readonly #fold = new DenialFold()
-  /** Printed at these counts of one denial, so that a loop cannot fill the screen. */
-  readonly #isRound = (count: number): boolean => count === 1 || /^10+$/.test(String(count))
   #busy: { readonly until: number; readonly value: Promise<boolean> } | undefined
   #second = { start: -Infinity, lines: 0 }
   #held = 0
@@ -54,9 +52,10 @@ export class LiveDenials {
     for (const decision of decisions) {
       const before = this.#fold.total
       const entry = this.#fold.add(decision)
-      const isNews = entry !== undefined && this.#fold.total > before && this.#isRound(entry.count)
+      const more = this.#fold.total - before
+      const isNews = entry !== undefined && isRound(entry.count - more, entry.count)
       if (isNews && this.#hasRoom()) texts.push(this.#line(entry))
-      else if (this.#fold.total > before) this.#held += 1
+      else if (more > 0) this.#held += 1
     }
     if (texts.length > 0) this.#last = this.#last.then(() => this.#print(texts))
   }
@@ -97,4 +96,9 @@ export class LiveDenials {
     }
     return await this.#busy.value
   }
+}
+
+/** Told at first, and each time the count passes 10, 100, ...: a loop cannot fill the screen. */
+function isRound(before: number, after: number): boolean {
+  return before === 0 || String(after).length > String(before).length
 }
