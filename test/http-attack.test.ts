@@ -130,6 +130,18 @@ const cases: Case[] = [
     reason: 'credential-mismatch',
   },
   {
+    title: 'x-api-key: right, as a bearer',
+    credential: byApiKey,
+    ask: { headers: bearer },
+    sent: new RegExp(`^Bearer ${key}$`),
+  },
+  {
+    title: "x-api-key: attacker's as a bearer",
+    credential: byApiKey,
+    ask: { ...post, headers: { authorization: `Bearer ${attacker}` } },
+    reason: 'credential-mismatch',
+  },
+  {
     title: 'x-api-key: right, and a bearer',
     credential: byApiKey,
     ask: { ...post, headers: { 'x-api-key': key, authorization: `Bearer ${attacker}` } },

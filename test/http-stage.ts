@@ -12,6 +12,7 @@ import { type Authority, createAuthority } from '../lib/gate/http/authority.js'
 import { servePlain, serveTls } from '../lib/gate/http/serve.js'
 import type { HttpContext, HttpServing } from '../lib/gate/http/types.js'
 import type { ResolvedCredential } from '../lib/gate/protocol.js'
+import { parseHello } from '../lib/gate/sni/hello.js'
 import type { Grant } from '../lib/policy/types.js'
 
 export interface Seen {
@@ -45,6 +46,8 @@ export interface StageOptions {
   readonly onRequest?: http.RequestListener
   readonly onUpgrade?: (request: http.IncomingMessage, socket: Socket) => void
   readonly budget?: HttpContext['budget']
+  /** The TLS side stands for its own port, for clients that can't be redirected from 443. */
+  readonly ownPort?: boolean
   /** Trust another CA upstream. */
   readonly upstreamCa?: string
   /** Names that the origin's certificate carries instead of the one asked for. */
@@ -151,9 +154,9 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     socket.on('error', () => undefined)
     socket.once('data', (hello) => {
       socket.pause()
-      // The relay's parser reads the name; the tests' clients all name the host they mean.
       const name = serverName(hello) ?? 'api.example.com'
-      servings.push(serveTls(socket, name, hello, 443, context))
+      const port = options.ownPort === true ? portOf(gate) : 443
+      servings.push(serveTls(socket, name, hello, port, context))
     })
   })
   const plainGate = net.createServer((socket) => {
@@ -162,7 +165,6 @@ export async function openStage(options: StageOptions): Promise<Stage> {
   })
   const servers = [origin, plainOrigin, gate, plainGate]
   await Promise.all(servers.map(listen))
-  const portOf = (server: net.Server) => (server.address() as AddressInfo).port
 
   return {
     ca,
@@ -188,9 +190,13 @@ export async function openStage(options: StageOptions): Promise<Stage> {
   }
 }
 
-/** The names in these tests are distinctive enough to be found in the raw hello. */
 function serverName(hello: Buffer): string | undefined {
-  return /[a-z]+\.[a-z]+\.(?:com|org)/.exec(hello.toString('latin1'))?.[0]
+  const parsed = parseHello(hello)
+  return parsed.kind === 'hello' ? parsed.name : undefined
+}
+
+function portOf(server: net.Server): number {
+  return (server.address() as AddressInfo).port
 }
 
 async function listen(server: net.Server): Promise<void> {

@@ -21,9 +21,10 @@ const basicUser = 'x-access-token'
 /** Applies a credential to a draft in place, or says why the request must not leave. */
 export function applyCredential(
   draft: Draft,
-  credential: ResolvedCredential,
+  given: ResolvedCredential,
   tokenAt: number | undefined,
 ): Denial | undefined {
+  const credential = asPresented(draft, given)
   const foreign = findForeign(draft, credential)
   if (foreign !== undefined) return foreign
   switch (credential.in.kind) {
@@ -38,6 +39,18 @@ export function applyCredential(
     case 'body':
       return undefined // Judged with the body.
   }
+}
+
+/**
+ * Hosts that take a key in a header of their own take it as a bearer token too, and some clients
+ * (Anthropic's since 1.0) send it so: then that is its place. Both at once stay one too many.
+ */
+function asPresented(draft: Draft, credential: ResolvedCredential): ResolvedCredential {
+  if (credential.in.kind !== 'header') return credential
+  const own = credential.in.name.toLowerCase()
+  const has = (name: string) => draft.fields.some(([field]) => field.toLowerCase() === name)
+  if (has(own) || !has('authorization')) return credential
+  return { ...credential, in: { kind: 'header', name: 'authorization' }, format: 'Bearer {}' }
 }
 
 /** Why a presented key is not the policy's; `undefined`: it is. */
