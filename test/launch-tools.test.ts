@@ -202,3 +202,36 @@ t.test('resolv.conf as a link into /run, also to what is not there', async (t) =
   )
   t.equal(stdout, 'nameserver 192.0.2.53\n')
 })
+
+t.test('output to the journal is taken, a connection to another service is not', async (t) => {
+  const server = (path: string) => `
+import os, socket, subprocess, sys
+os.makedirs(os.path.dirname('${path}'), exist_ok=True)
+s = socket.socket(socket.AF_UNIX); s.bind('${path}'); s.listen()
+c = socket.socket(socket.AF_UNIX); c.connect('${path}')
+a, _ = s.accept()
+print(subprocess.call(['${process.execPath}', '${driverPath}'], stdout=c))
+c.close(); print(repr(a.recv(100)))`
+  const play = (path: string): string =>
+    execFileSync(
+      tool('unshare'),
+      [
+        '--mount',
+        '--propagation',
+        'private',
+        'sh',
+        '-c',
+        'mount -t tmpfs t /run && exec python3 -c "$0"',
+        server(path),
+      ],
+      {
+        encoding: 'utf8',
+        env: {
+          PATH: '/usr/sbin:/usr/bin:/sbin:/bin',
+          AGENTJAIL_TEST_SPEC: specText(place, ['echo', 'logged']),
+        },
+      },
+    )
+  t.equal(play('/run/systemd/journal/stdout'), "0\nb'logged\\n'\n")
+  t.equal(play('/run/docker.sock'), "125\nb''\n")
+})
