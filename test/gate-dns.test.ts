@@ -557,8 +557,9 @@ t.test('pins in the kernel come before the answer', async (t) => {
   let ok = true
   const ssh = grant('api.example.com', 22)
   const https = grant('api.example.com', 443)
+  const lan = grant('lan.example.com', 22, { private: true })
   const gate = assemble(
-    policy({ ...base, grants: [ssh, https, grant('nodata.example.com', 22)] }),
+    policy({ ...base, grants: [ssh, https, lan, grant('nodata.example.com', 22)] }),
     {
       upstream: dns.port,
       pin: (id, name, pins) => {
@@ -569,15 +570,24 @@ t.test('pins in the kernel come before the answer', async (t) => {
   )
   await query(gate.filter, 'api.example.com', 'A')
   t.strictSame(asked, [{ grant: ssh.id, name: 'api.example.com', addresses: ['203.0.113.10'] }])
+  await gate.names.toDial('api.example.com', 443, https)
+  const again = asked.filter((it) => it.addresses[0] === '203.0.113.10')
+  t.equal(again.length, 1, 'not asked again while it stands')
+  const late = await gate.names.toDial('nodata.example.com', 22, ssh)
+  t.match(late, { reason: 'upstream-failed' })
   ok = false
   t.equal(
-    (await query(gate.filter, 'api.example.com', 'AAAA')).rcode,
+    (await query(gate.filter, 'lan.example.com', 'A')).rcode,
     'SERVFAIL',
     'refused: no answer',
   )
   asked.length = 0
   await gate.names.repin()
-  t.equal(asked.length, 1, 'after a reload they are asked for again')
+  t.strictSame(
+    asked.map((it) => it.addresses[0]).sort(),
+    ['2001:db8::10', '203.0.113.10'],
+    'after a reload what stands is asked for again',
+  )
 })
 
 t.test('reload and report mode', async (t) => {

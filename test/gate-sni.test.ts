@@ -423,6 +423,27 @@ t.test('loopback, addresses, failures', async (t) => {
   t.match(last, { reason: 'dial-failed', detail: 'ECONNREFUSED', name: 'api.example.com' })
 })
 
+t.test('the end of a run is no denial', async (t) => {
+  const target = await echo(t)
+  const given = policy({
+    grants: [grant('api.example.com', target.port, { inspect: 'sni' })],
+    dns: { hosts: fixed('api.example.com') },
+  })
+  const { parts, connect } = await setUp(t, given)
+  const socket = connect(undefined, target.port)
+  socket.write(makeHello({ name: 'api.example.com' }))
+  await new Promise((resolve) => socket.once('data', resolve))
+  const ended = outcome(socket)
+  parts.connections.cutAll()
+  t.equal(await ended, 'ECONNRESET')
+  const decisions = await parts.decisions()
+  t.strictSame(
+    decisions.map((it) => it.verdict),
+    ['allow', 'allow'],
+    'opened and closed',
+  )
+})
+
 t.test('back-pressure both ways', async (t) => {
   const size = 8 << 20
   const server = net.createServer({ allowHalfOpen: true }, (socket) => {

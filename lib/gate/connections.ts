@@ -105,8 +105,12 @@ export class Connections {
     return true
   }
 
+  /** At the end of the run: an ordinary close, not a denial. */
   cutAll(): void {
-    for (const connection of [...this.#live]) this.#cut(connection, 'grant-withdrawn')
+    for (const connection of [...this.#live]) {
+      this.end(connection)
+      connection.cut()
+    }
   }
 
   #cutSpent(cause?: Connection): void {

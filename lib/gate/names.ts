@@ -189,7 +189,8 @@ export class Names {
     const { pinExtra } = this.#grants.policy.dns
     const now = this.#now()
     const end = Math.min(expires + pinExtra * 1000, now + maxPinSeconds * 1000)
-    if (this.#pinInKernel !== undefined) {
+    const isNew = addresses.some((address) => !this.pins.has(name, address, end))
+    if (this.#pinInKernel !== undefined && isNew) {
       for (const grant of grants) {
         if (grant.inspect !== 'none') continue
         const pins = addresses

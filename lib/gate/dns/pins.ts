@@ -45,6 +45,12 @@ export class Pins {
     this.#size++
   }
 
+  /** Whether this pin stands until then already. */
+  has(name: string, address: string, expires: number): boolean {
+    const known = this.#byName.get(name)?.get(address)
+    return known !== undefined && known.expires >= expires
+  }
+
   /** Names that have this address now, the freshest first. */
   namesOf(address: string): string[] {
     const now = this.#now()
