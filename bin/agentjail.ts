@@ -1,4 +1,6 @@
 #!/usr/bin/env node
-import { main } from '../lib/cli/main.js'
+import { existsSync } from 'node:fs'
 
-await main(process.argv.slice(2))
+// The bundle starts faster; without it (a plain `tsc`) the modules do the same.
+const bundle = new URL('../lib/bundle/agentjail.js', import.meta.url)
+await import(existsSync(bundle) ? bundle.href : '../lib/cli/start.js')

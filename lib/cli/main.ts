@@ -5,7 +5,9 @@
 import { errorMessage, exitCode, JailError } from '../errors.js'
 import { endLike } from '../session/signals.js'
 import { outliveReaders } from './closed-readers.js'
+import type { Ending } from '../launch/types.js'
 import { closeInherited } from './descriptors.js'
+import { parseRunArgs } from './run-args.js'
 
 /** Never throws; sets `process.exitCode`, or ends the process by the signal that ended the command. */
 export async function main(argv: readonly string[]): Promise<void> {
@@ -13,8 +15,7 @@ export async function main(argv: readonly string[]): Promise<void> {
   outliveReaders()
   try {
     closeInherited()
-    const { parse } = await import('./parse.js')
-    const ending = await parse(argv)
+    const ending = await dispatch(argv)
     if (ending !== undefined) endLike(ending)
   } catch (error) {
     process.exitCode = error instanceof JailError ? error.exit : exitCode.refused
@@ -22,6 +23,13 @@ export async function main(argv: readonly string[]): Promise<void> {
       debug ? `${String(error instanceof Error ? error.stack : error)}\n` : describe(error),
     )
   }
+}
+
+async function dispatch(argv: readonly string[]): Promise<Ending | undefined> {
+  const run = parseRunArgs(argv, process.argv[1] ?? '')
+  if (run === undefined) return await (await import('./parse.js')).parse(argv)
+  const { runCommand } = await import('./commands/run.js')
+  return await runCommand(run, { stdout: process.stdout, stderr: process.stderr, env: process.env })
 }
 
 function separator(argv: readonly string[]): number {

@@ -6,7 +6,6 @@
 import { constants } from 'node:fs'
 import { lstat, open } from 'node:fs/promises'
 import path from 'node:path'
-import { execa } from 'execa'
 import { errnoCode, JailError } from '../errors.js'
 import type { Credential } from '../policy/types.js'
 import type { CredentialFacts } from './resolve.js'
@@ -133,6 +132,8 @@ async function runForKey(
   const [program, ...rest] = argv
   const { uid, gid, home } = facts.caller
   const isRoot = process.getuid?.() === 0
+  // Few policies run a command for a key, and this import costs as much as all the rest.
+  const { execa } = await import('execa')
   const result = await execa(program, rest, {
     // Dropped to the caller: its own stores open, root's don't.
     ...(isRoot ? { uid, gid } : {}),

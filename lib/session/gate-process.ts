@@ -4,8 +4,10 @@
  */
 import { spawn } from 'node:child_process'
 import type { ChildProcess } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { packageRoot } from './host.js'
 import { errorMessage, JailError } from '../errors.js'
 import type { Argv } from '../system/types.js'
 import type { FromGate, GateConfig, Listener, ToGate } from '../gate/protocol.js'
@@ -51,8 +53,10 @@ export interface GateProcess {
 }
 
 const readyTimeout = 15_000
-const gateMain = fileURLToPath(new URL('../gate/main.js', import.meta.url))
-const packageRoot = dirname(dirname(dirname(dirname(gateMain))))
+const gateMain =
+  ['../bundle/gate.js', '../gate/main.js']
+    .map((path) => fileURLToPath(new URL(path, import.meta.url)))
+    .find((path) => existsSync(path)) ?? ''
 /** Installed as a dependency, its own dependencies may lie beside it. */
 const modulesRoot =
   basename(dirname(packageRoot)) === 'node_modules' ? dirname(packageRoot) : packageRoot

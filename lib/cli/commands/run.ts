@@ -14,7 +14,7 @@ import { compilePlan } from '../../plan/compile.js'
 import { defaultJailName, parseJailName } from '../../plan/names.js'
 import { planToJson, renderPlan } from '../../plan/render.js'
 import type { Facts, Plan } from '../../plan/types.js'
-import { loadPolicies } from '../../policy/loader.js'
+import { loadPrecompiled } from '../../policy/precompiled.js'
 import { fillSlots } from '../../policy/slots.js'
 import type { Isolation, Policy } from '../../policy/types.js'
 import { collectDead, makeState, openContext } from '../../session/context.js'
@@ -54,10 +54,10 @@ export async function runCommand(args: RunArgs, io: CommandIo): Promise<Ending> 
   if (args.name !== undefined) parseJailName(args.name)
   if (process.getuid?.() !== 0) {
     // Read once as the caller: mistakes are told without asking for a password, and names to pass are known.
-    const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
+    const policy = await loadPolicy(args.policy, caller.uid)
     return await elevate(args.script, args.argv, environmentNames(policy))
   }
-  const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
+  const policy = await loadPolicy(args.policy, caller.uid)
   const context = await openContext()
   for (const { name, why } of (await collectDead(context)).kept)
     io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
@@ -108,6 +108,13 @@ interface FoundCredentials {
   readonly policy: Policy
   readonly resolved: readonly ResolvedCredential[]
   readonly env: ReadonlyMap<string, string>
+}
+
+async function loadPolicy(refs: readonly string[], callerUid: number): Promise<Policy> {
+  const precompiled = loadPrecompiled(refs)
+  if (precompiled !== undefined) return precompiled
+  const { loadPolicies } = await import('../../policy/loader.js')
+  return await loadPolicies(refs, { cwd: process.cwd(), callerUid })
 }
 
 function environmentNames(policy: Policy): string[] {
