@@ -14,18 +14,53 @@ const pure = [
 ]
 
 const noEffects = {
-  group: ['node:fs', 'node:fs/*', 'node:net', 'node:http', 'node:https', 'node:http2', 'node:tls', 'node:dgram', 'node:child_process', 'execa', '**/system/real.js'],
-  message: 'This folder is pure: effects belong to lib/session, lib/system, and the thin parts of the backends.',
+  group: [
+    'node:fs',
+    'node:fs/*',
+    'node:net',
+    'node:http',
+    'node:https',
+    'node:http2',
+    'node:tls',
+    'node:dgram',
+    'node:child_process',
+    'execa',
+    '**/system/real.js',
+  ],
+  message:
+    'This folder is pure: effects belong to lib/session, lib/system, and the thin parts of the backends.',
 }
 
 /** `bin -> cli -> session -> {backend, account, launch, gate} -> plan -> policy`, and never back. */
 const arrows = {
-  policy: ['**/plan/**', '**/backend/**', '**/account/**', '**/launch/**', '**/session/**', '**/cli/**', '**/gate/**'],
-  plan: ['**/session/**', '**/cli/**', '**/account/**', '**/launch/!(types.js)', '**/backend/!(types.js)', '**/gate/!(protocol.js)'],
+  policy: [
+    '**/plan/**',
+    '**/backend/**',
+    '**/account/**',
+    '**/launch/**',
+    '**/session/**',
+    '**/cli/**',
+    '**/gate/**',
+  ],
+  plan: [
+    '**/session/**',
+    '**/cli/**',
+    '**/account/**',
+    '**/launch/!(types.js)',
+    '**/backend/!(types.js)',
+    '**/gate/!(protocol.js)',
+  ],
   backend: ['**/session/**', '**/cli/**', '**/account/**', '**/launch/**', '**/gate/**'],
   account: ['**/session/**', '**/cli/**', '**/backend/**', '**/launch/**', '**/gate/**'],
   launch: ['**/session/**', '**/cli/**', '**/backend/**', '**/account/**', '**/gate/**'],
-  gate: ['**/session/**', '**/cli/**', '**/backend/**', '**/account/**', '**/launch/**', '**/system/**'],
+  gate: [
+    '**/session/**',
+    '**/cli/**',
+    '**/backend/**',
+    '**/account/**',
+    '**/launch/**',
+    '**/system/**',
+  ],
   session: ['**/cli/**'],
 }
 
@@ -33,25 +68,43 @@ const arrowRules = Object.entries(arrows).map(([folder, group]) => ({
   files: [`lib/${folder}/**/*.ts`],
   ignores: pure,
   rules: {
-    'no-restricted-imports': ['error', { patterns: [{ group, message: `lib/${folder} does not know these: see ARCHITECTURE.md.` }] }],
+    'no-restricted-imports': [
+      'error',
+      { patterns: [{ group, message: `lib/${folder} does not know these: see ARCHITECTURE.md.` }] },
+    ],
   },
 }))
 
-const pureRules = Object.entries(arrows).map(([folder, group]) => ({
-  files: pure.filter((pattern) => pattern.startsWith(`lib/${folder}/`)),
-  rules: {
-    'no-restricted-imports': ['error', { patterns: [noEffects, { group, message: `lib/${folder} does not know these: see ARCHITECTURE.md.` }] }],
-  },
-})).filter(({ files }) => files.length > 0)
+const pureRules = Object.entries(arrows)
+  .map(([folder, group]) => ({
+    files: pure.filter((pattern) => pattern.startsWith(`lib/${folder}/`)),
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            noEffects,
+            { group, message: `lib/${folder} does not know these: see ARCHITECTURE.md.` },
+          ],
+        },
+      ],
+    },
+  }))
+  .filter(({ files }) => files.length > 0)
 
 export default defineConfig(
   { ignores: ['dist/', 'node_modules/', '.tap/', 'examples/', 'test/clients/', '**/*.mjs'] },
   {
     files: ['**/*.ts'],
     extends: [tseslint.configs.strictTypeChecked],
-    languageOptions: { parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname } },
+    languageOptions: {
+      parserOptions: { projectService: true, tsconfigRootDir: import.meta.dirname },
+    },
     rules: {
-      '@typescript-eslint/switch-exhaustiveness-check': ['error', { considerDefaultExhaustiveForUnions: true }],
+      '@typescript-eslint/switch-exhaustiveness-check': [
+        'error',
+        { considerDefaultExhaustiveForUnions: true },
+      ],
       '@typescript-eslint/restrict-template-expressions': ['error', { allowNumber: true }],
       '@typescript-eslint/consistent-type-imports': 'error',
       '@typescript-eslint/no-confusing-void-expression': 'off',
