@@ -9,6 +9,7 @@ import { type ExplainPolicy, explain, explainLine, explainText } from '../lib/au
 import { DenialFold } from '../lib/audit/fold.js'
 import { LiveDenials } from '../lib/audit/live.js'
 import { openAuditLog } from '../lib/audit/log.js'
+import { NameBook } from '../lib/audit/names.js'
 import { wantsColour } from '../lib/audit/palette.js'
 import { type Decision, reasons } from '../lib/audit/record.js'
 import { safeText, sanitiseDecisions } from '../lib/audit/sanitise.js'
@@ -329,6 +330,37 @@ function runTests(): void {
     t.equal(fold.entries().length, 1_000)
     t.equal(fold.total, 2_005)
     t.equal(fold.entries().reduce((sum, { count }) => sum + count, 0) + fold.overflow, 2_005)
+    t.end()
+  })
+
+  t.test('names: a denial of the kernel says which name was meant', (t) => {
+    const book = new NameBook()
+    const lookUp = (name: string, detail: string): Decision => ({
+      ...allow(53),
+      layer: 'dns',
+      proto: 'udp',
+      name,
+      detail,
+    })
+    const kernel = (address: string) =>
+      deny({ reason: 'port-not-granted', layer: 'kernel', address, port: 80 })
+    book.name([
+      lookUp('a.example', 'A 192.0.2.1 192.0.2.2'),
+      lookUp('a.example', 'AAAA 2001:db8::1'),
+    ])
+    book.name([lookUp('b.example', 'A 192.0.2.2'), { ...allow(443), address: '192.0.2.9' }])
+    const named = (address: string) => book.name([kernel(address)])[0]?.name
+    t.equal(named('192.0.2.1'), 'a.example')
+    t.equal(named('2001:db8::1'), 'a.example')
+    t.equal(named('192.0.2.9'), 'api.example.com')
+    t.equal(named('192.0.2.2'), undefined, 'shared by two names')
+    t.equal(named('192.0.2.77'), undefined)
+    t.equal(named('A'), undefined)
+    for (let i = 0; i < 5_000; i++) {
+      book.name([lookUp('c.example', `A 10.1.${String(i >> 8)}.${String(i & 255)}`)])
+    }
+    t.equal(named('192.0.2.1'), undefined, 'bounded')
+    t.equal(named('10.1.19.135'), 'c.example')
     t.end()
   })
 

@@ -5,7 +5,9 @@
  */
 import { openAuditLog } from '../audit/log.js'
 import type { AuditLog } from '../audit/log.js'
+import { NameBook } from '../audit/names.js'
 import type { Decision } from '../audit/record.js'
+import { sanitiseDecisions } from '../audit/sanitise.js'
 import type { NetworkHold } from '../backend/types.js'
 import { ensureAccount, ensureGateUser } from '../account/linux.js'
 import { errorMessage, JailError } from '../errors.js'
@@ -55,6 +57,7 @@ export class Warden {
   readonly #upstreamCa: string | undefined
   #entry: RegistryEntry | undefined
   #audit: AuditLog | undefined
+  readonly #names = new NameBook()
   #hold: NetworkHold | undefined
   #gate: GateProcess | undefined
   #gateUser = { uid: 0, gid: 0 }
@@ -411,8 +414,7 @@ export class Warden {
   #hear(gate: GateProcess, message: FromGate): void {
     switch (message.type) {
       case 'decisions':
-        this.#record(message.decisions)
-        this.#audit?.drop(message.dropped)
+        this.#recordFrom(message)
         break
       case 'pin':
         void this.#pin(gate, message)
@@ -440,8 +442,17 @@ export class Warden {
     gate.send({ type: 'pinned', serial: request.serial, ok })
   }
 
-  #record(decisions: readonly Decision[]): void {
-    if (decisions.length === 0) return
+  /** What the gate says may be anything. */
+  #recordFrom(message: Extract<FromGate, { type: 'decisions' }>): void {
+    const { decisions, bad } = sanitiseDecisions(message.decisions)
+    this.#record(decisions)
+    this.#audit?.drop(bad)
+    this.#audit?.drop(message.dropped)
+  }
+
+  #record(given: readonly Decision[]): void {
+    if (given.length === 0) return
+    const decisions = this.#names.name(given)
     this.#audit?.write(decisions)
     for (const { verdict, up, down, count } of decisions) {
       this.#tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1

@@ -167,7 +167,9 @@ export class DnsFilter {
           this.#decisions.report({ ...base(transport), verdict: 'deny', reason, name, address })
         }
         const bytes = found.addresses.flatMap((address) => parseAddress(address) ?? [])
-        return this.#keep(query, name, type, transport, grants, found.expires, {
+        // Which name an address belongs to is what a later denial of the kernel cannot know.
+        const told = [type, ...found.addresses].join(' ')
+        return this.#keep(query, name, told, transport, grants, found.expires, {
           records: addressRecords(bytes),
           count: bytes.length,
         })
@@ -178,7 +180,7 @@ export class DnsFilter {
   #keep(
     query: Query,
     name: string,
-    type: string,
+    detail: string,
     transport: Transport,
     grants: readonly Grant[],
     expires: number,
@@ -190,7 +192,7 @@ export class DnsFilter {
       verdict: 'allow',
       reason: grant === undefined ? this.#names.grants.refusal(name) : 'granted',
       name,
-      detail: type,
+      detail,
       ...(grant === undefined ? {} : { grant: grant.id }),
     }
     this.#decisions.reportShared(decision)
