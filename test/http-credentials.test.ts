@@ -97,7 +97,7 @@ t.test('a failing command never shows its output', async (t) => {
   chmodSync(file, 0o755)
   const error = await valueOf({ kind: 'exec', argv: [file] }).then(
     () => undefined,
-    (thrown: Error) => thrown,
+    (thrown: unknown) => thrown as Error,
   )
   t.match(error, { code: 'POLICY_INVALID', message: /failed \(3\)/ })
   t.notMatch(JSON.stringify([error?.message, error?.stack, error?.cause]), /leaked/)

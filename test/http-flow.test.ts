@@ -263,10 +263,10 @@ t.test('Expect: 100-continue is answered only where the request is granted', asy
 })
 
 t.test('WebSocket: bytes both ways, counted, closed with either side', async (t) => {
-  let budget: ReasonCode | undefined
+  const limit: { reached?: ReasonCode } = {}
   const stage = await openStage({
     grants: [grant()],
-    budget: { request: () => undefined, upload: () => budget },
+    budget: { request: () => undefined, upload: () => limit.reached },
     onUpgrade: (request, socket) => {
       socket.write(
         `HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Key: ${request.headers['sec-websocket-key'] ?? ''}\r\n\r\n`,
@@ -300,7 +300,7 @@ t.test('WebSocket: bytes both ways, counted, closed with either side', async (t)
     stage.servings[0]?.grantsInUse().map(({ id }) => id),
     ['g1'],
   )
-  budget = 'budget-upload'
+  limit.reached = 'budget-upload'
   socket.write('too much')
   await new Promise((resolve) => socket.once('close', resolve))
   t.same(stage.denials(), ['budget-upload'])
@@ -382,7 +382,7 @@ t.test('inject: the placeholder is swapped on the way out, the key on the way ba
     t.equal(reply.status, 200)
     t.match(
       [stage.seen[0]?.url, stage.seen[0]?.body],
-      (sent.startsWith('/') ? [sent] : [/^\//, sent]) as unknown[],
+      sent.startsWith('/') ? [sent] : [/^\//, sent],
     )
     t.notMatch(JSON.stringify(stage.decisions), new RegExp(`${key}|${placeholder}`))
     await stage.close()

@@ -255,7 +255,8 @@ export function fuzzHttp(runs: number, seed: number): FuzzResult {
 
 /** The second reading: knows the policy by heart and none of the gate's code. */
 function findWrong(plan: Plan, body: Buffer): string | undefined {
-  const [path = '', query = ''] = [plan.path.split('?')[0], plan.path.split('?').slice(1).join('?')]
+  const [path = '', ...queries] = plan.path.split('?')
+  const query = queries.join('?')
   if (!/^\/[\x21-\x7e]*$/.test(plan.path) || plan.path.includes('#')) return 'malformed target'
   // However often a server decodes, no other path may come out.
   let text = path

@@ -60,7 +60,7 @@ export function serveTls(
     if (secure.alpnProtocol === 'h2') serveHttp2(secure, link)
     else serveHttp1(secure, link)
   })
-  secure.on('error', (error) => {
+  secure.on('error', (error: Error) => {
     // A client that does not trust the CA says so here; it is worth a line.
     if (!isSecure) reportConnection(link, 'tls-unreadable', `TLS with the jail: ${error.message}`)
     socket.destroy()
@@ -125,7 +125,8 @@ function createHttp1Server(): http.Server {
   made.on('upgrade', (request, socket, early) => {
     const link = links.get(socket)
     if (link === undefined) socket.destroy()
-    else void exchange(Http1Client.forUpgrade(request, socket as Socket, early), link)
+    // The very socket that was handed in.
+    else void exchange(Http1Client.forUpgrade(request, request.socket, early), link)
   })
   made.on('connect', (request, socket) => {
     const link = links.get(socket)

@@ -84,19 +84,19 @@ export function joinSegments(segments: readonly string[]): string {
 }
 
 function normaliseSegment(part: string): string | undefined {
-  let refused = false
+  const state = { isRefused: false }
   const segment = part.replace(/%(.{0,2})/gs, (whole, hex: string) => {
     if (!/^[0-9a-f]{2}$/i.test(hex)) {
-      refused = true
+      state.isRefused = true
       return whole
     }
     const code = Number.parseInt(hex, 16)
     const char = String.fromCharCode(code)
     // Slash, backslash, dot, percent (a second decoding hides anything), controls.
-    if (code < 0x20 || code === 0x7f || '/\\.%'.includes(char)) refused = true
+    if (code < 0x20 || code === 0x7f || '/\\.%'.includes(char)) state.isRefused = true
     return /[A-Za-z0-9\-_~@:$!'()*,]/.test(char) ? char : `%${hex.toUpperCase()}`
   })
-  return refused ? undefined : segment
+  return state.isRefused ? undefined : segment
 }
 
 export interface HostAndPort {
