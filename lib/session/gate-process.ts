@@ -25,6 +25,8 @@ export interface GateTools {
 export interface ListenerSpec {
   readonly proto: 'tcp' | 'udp'
   readonly meant: number
+  /** The explicit proxy (macOS), which serves no destination port. */
+  readonly role?: 'proxy'
 }
 
 export interface GateRequest {
@@ -73,6 +75,11 @@ export function spawnGate(request: GateRequest): GateProcess {
     detached: true,
   })
   return new GateChild(child, request.specs)
+}
+
+/** For a child that another chain made (macOS): descriptor 3 is its IPC channel, 4 the report of its sockets. */
+export function gateOver(child: ChildProcess, specs: readonly ListenerSpec[]): GateProcess {
+  return new GateChild(child, specs)
 }
 
 /** The chain that ends as the gate: sockets, back to the host's network, everything dropped, Node. */
@@ -267,7 +274,7 @@ function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListen
     return {
       fd: Number(fd),
       proto: spec.proto,
-      role: spec.meant === 53 ? 'dns' : 'relay',
+      role: spec.role ?? (spec.meant === 53 ? 'dns' : 'relay'),
       port: spec.meant,
       family: family === '4' ? 4 : 6,
       actual: Number(actual),

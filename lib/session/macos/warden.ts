@@ -1,0 +1,400 @@
+/**
+ * One jail on macOS from claim to end: the same straight path as on Linux, over pf, dscl and launchctl.
+ * Invariant: rules in and read back, gate listening, then launch; at the end the command and every process of its uid
+ * first, the rules after. Whatever throws on the way undoes what was done, in reverse, and leaves denial.
+ */
+import { randomBytes } from 'node:crypto'
+import { rootCertificates } from 'node:tls'
+import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
+import type { Decision } from '../../audit/record.js'
+import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
+import { errorMessage, JailError } from '../../errors.js'
+import type { FromGate, GateConfig } from '../../gate/protocol.js'
+import type { MacLaunchRequest } from '../../launch/macos/launch.js'
+import type { Ending, Running } from '../../launch/types.js'
+import type { Facts, Plan, Settings } from '../../plan/types.js'
+import type { PortRange } from '../../policy/types.js'
+import type { System } from '../../system/types.js'
+import { endProcesses } from '../collect.js'
+import type { GateProcess, ListenerSpec, OpenedListener } from '../gate-process.js'
+import { checkPin } from '../pins.js'
+import { ownIdentity, type Registry } from '../registry.js'
+import { watch, type Watch } from '../watch.js'
+import type { MacGateRequest } from './gate.js'
+
+/** What a session is made of; tests put a modelled Mac in its place. */
+export interface MacParts {
+  readonly system: System
+  readonly settings: Settings
+  readonly registry: Registry
+  readonly backend: Backend
+  readonly openGate: (request: MacGateRequest) => GateProcess
+  readonly launch: (request: MacLaunchRequest) => Promise<Running>
+  readonly openAudit: () => Promise<MacAudit>
+  readonly lock: <T>(work: () => Promise<T>) => Promise<T>
+}
+
+export interface MacAudit {
+  write(decisions: readonly Decision[]): void
+  drop(count: number): void
+  close(): Promise<void>
+}
+
+export interface MacEvents {
+  readonly onDecisions: (decisions: readonly Decision[]) => void
+  readonly onNotice: (text: string) => void
+  /** The command runs: signals may be led to it. */
+  readonly onRunning: (running: Running) => void
+}
+
+/** Milliseconds; also how often expired pins leave their tables. */
+const watchInterval = 900
+const denialInterval = 500
+const launchctl = '/bin/launchctl'
+
+export class MacWarden {
+  readonly #parts: MacParts
+  readonly #plan: Plan
+  readonly #facts: Facts
+  readonly #events: MacEvents
+  readonly #undo: { readonly what: string; readonly run: () => Promise<unknown> }[] = []
+  readonly #token = randomBytes(24).toString('base64url')
+  #audit: MacAudit | undefined
+  #hold: NetworkHold | undefined
+  #gate: GateProcess | undefined
+  #running: Running | undefined
+  #ending = false
+
+  constructor(parts: MacParts, plan: Plan, facts: Facts, events: MacEvents) {
+    this.#parts = parts
+    this.#plan = plan
+    this.#facts = facts
+    this.#events = events
+  }
+
+  /** Claims, installs, launches, waits, undoes. Throws when the command was not launched. */
+  async run(): Promise<Ending> {
+    try {
+      return await this.#supervise(await this.#start())
+    } finally {
+      this.#ending = true
+      await this.#undoAll()
+    }
+  }
+
+  async #start(): Promise<Running> {
+    const { lock, backend } = this.#parts
+    const { network } = this.#plan
+    await this.#claim()
+    const gateUser = await lock(() => this.#prepareMachine())
+    this.#audit = await this.#parts.openAudit()
+    this.#push('close the audit log', async () => this.#audit?.close())
+    this.#push('remove the rules', () => lock(() => this.#removeRules()))
+    const hold = await lock(() => backend.open(network))
+    this.#hold = hold
+    const listeners = await this.#openGate(gateUser)
+    const ca = await this.#startGate(listeners)
+    await lock(() => hold.connectGate(this.#gatePorts(listeners)))
+    return await this.#launch(listeners, ca)
+  }
+
+  async #claim(): Promise<void> {
+    const { system, registry } = this.#parts
+    const { account, jail, launch, policy } = this.#plan
+    const claimed = await registry.claim({
+      v: 1,
+      name: jail,
+      uid: account.uid,
+      gid: account.gid,
+      user: account.name,
+      home: account.home,
+      isolation: 'uid',
+      policy: policy.source,
+      policies: this.#plan.policies,
+      cwd: launch.cwd,
+      command: launch.command,
+      since: system.now(),
+      owner: await ownIdentity(system),
+      phase: 'starting',
+    })
+    if (!claimed)
+      throw new JailError('NAME_TAKEN', `jail ${jail} is running already`, {
+        hint: `choose another name: --name ${jail}-2`,
+      })
+    this.#push('leave the registry', () => registry.remove(jail))
+  }
+
+  /** Under the lock. */
+  async #prepareMachine(): Promise<{ uid: number; gid: number }> {
+    const { system, settings, backend } = this.#parts
+    const { account, jail } = this.#plan
+    await backend.ensureStaticDeny(settings.uidRange)
+    const gateUser = await ensureMacGateUser(system, settings)
+    await ensureMacAccount(system, settings, account, jail, this.#events.onNotice)
+    const left = await system.processesOf(account.uid)
+    if (left.length > 0)
+      throw new JailError(
+        'ACCOUNT',
+        `user ${account.name} has processes already (first: ${String(left[0])})`,
+        { hint: 'end them first: they would share the jail' },
+      )
+    return gateUser
+  }
+
+  async #openGate(user: { uid: number; gid: number }): Promise<readonly OpenedListener[]> {
+    const gate = this.#parts.openGate({ node: this.#facts.nodePath, specs: this.#specs(), user })
+    this.#gate = gate
+    this.#push('end the gate', () => this.#endGate(gate))
+    gate.onMessage((message) => {
+      this.#hear(gate, message)
+    })
+    gate.onExit((why) => {
+      // Its end closes the jail's way out; the command must not go on half served.
+      this.#fail(`the gate ended: ${why}`)
+    })
+    return await gate.listeners
+  }
+
+  #specs(): ListenerSpec[] {
+    const { network, policy } = this.#plan
+    if (!policy.transparent) return [{ proto: 'tcp', meant: 0, role: 'proxy' }]
+    const of = (proto: 'tcp' | 'udp', ranges: readonly PortRange[]): ListenerSpec[] =>
+      ranges.flatMap(({ first, last }) =>
+        Array.from({ length: last - first + 1 }, (_, index) => ({ proto, meant: first + index })),
+      )
+    return [...of('udp', network.gateUdp), ...of('tcp', network.gateTcp)]
+  }
+
+  #gatePorts(listeners: readonly OpenedListener[]): GatePort[] {
+    const seen = new Set<string>()
+    return listeners.flatMap(({ proto, port, actual, role }): GatePort[] => {
+      const key = `${proto}/${String(port)}`
+      if (seen.has(key)) return []
+      seen.add(key)
+      if (role !== 'proxy') return [{ proto, port, gatePort: actual }]
+      return [{ proto, port: actual, gatePort: actual, role }]
+    })
+  }
+
+  async #startGate(listeners: readonly OpenedListener[]): Promise<string | undefined> {
+    const { policy, gate } = this.#plan
+    const config: GateConfig = {
+      jail: this.#plan.jail,
+      mode: policy.transparent ? 'redirect' : 'proxy',
+      listeners: listeners.map(({ actual: _, ...listener }) => listener),
+      policy: gate,
+      wantCa: gate.grants.some(({ inspect }) => inspect === 'http'),
+      hostAddresses: this.#facts.hostAddresses,
+      upstreams: this.#facts.resolvers,
+      ...(policy.transparent ? {} : { proxyToken: this.#token }),
+    }
+    return await this.#gate?.start(config)
+  }
+
+  async #launch(listeners: readonly OpenedListener[], ca: string | undefined): Promise<Running> {
+    const { network, policy, launch: spec, account } = this.#plan
+    const { system, settings } = this.#parts
+    const proxy = listeners.find(({ role }) => role === 'proxy')
+    const own = ca === undefined ? undefined : await this.#writeCa(ca)
+    this.#push('end the command', () => this.#endCommand())
+    const temporary = `${account.home}/tmp`
+    if ((await system.lstat(temporary)) === undefined) await this.#makeTemporary(temporary)
+    this.#running = await this.#parts.launch({
+      spec,
+      ...(proxy === undefined ? {} : { proxy: { port: proxy.actual, token: this.#token } }),
+      ...(own === undefined ? {} : { ca: own }),
+      tcp: [
+        ...network.pinned.filter(({ proto }) => proto === 'tcp').flatMap(({ ports }) => ports),
+        ...network.kernel.filter(({ proto }) => proto === 'tcp').flatMap(({ ports }) => ports),
+        ...(policy.transparent ? network.gateTcp : []),
+      ],
+      udp: [
+        ...network.pinned.filter(({ proto }) => proto === 'udp').flatMap(({ ports }) => ports),
+        ...network.kernel.filter(({ proto }) => proto === 'udp').flatMap(({ ports }) => ports),
+        ...(policy.transparent ? network.gateUdp : []),
+      ],
+      loopback: { connect: network.loopbackConnect, listen: network.loopbackListen },
+      transparent: policy.transparent,
+      hidden: [settings.stateDir, settings.logDir],
+    })
+    for (const note of this.#running.notes) this.#events.onNotice(note)
+    if (policy.transparent)
+      this.#events.onNotice(
+        'transparent: the command may use the system resolver, which answers every name: queries can carry data out',
+      )
+    this.#events.onRunning(this.#running)
+    return this.#running
+  }
+
+  /** Before any process of the user runs: it cannot have put a link in the way. */
+  async #makeTemporary(path: string): Promise<void> {
+    const { system } = this.#parts
+    const { uid, gid } = this.#plan.account
+    await system.makeDir(path, 0o700)
+    await system.chown(path, uid, gid)
+  }
+
+  /** Readable by the jail, written by root, in a directory of root's. */
+  async #writeCa(pem: string): Promise<{ own: string; bundle: string }> {
+    const { system, settings } = this.#parts
+    const dir = `${settings.stateDir}-ca`
+    const own = `${dir}/${this.#plan.jail}.pem`
+    const bundle = `${dir}/${this.#plan.jail}-bundle.pem`
+    this.#push('remove the certificate', async () => {
+      await system.removeFile(own)
+      await system.removeFile(bundle)
+    })
+    await system.makeDir(dir, 0o755)
+    await system.writeFile(own, pem, 0o644)
+    await system.writeFile(bundle, `${[pem, ...rootCertificates].join('\n')}\n`, 0o644)
+    return { own, bundle }
+  }
+
+  async #supervise(running: Running): Promise<Ending> {
+    const { registry } = this.#parts
+    const entry = await registry.read(this.#plan.jail)
+    if (entry !== undefined)
+      await registry.update({ ...entry, initPid: running.initPid, phase: 'running' })
+    const denials = setInterval(() => void this.#readDenials(), denialInterval)
+    const guard = this.#startWatch()
+    const { time } = this.#plan.policy.limits
+    const limit = time === undefined ? undefined : this.#limitTime(running, time)
+    try {
+      return await running.ended
+    } finally {
+      this.#ending = true
+      clearInterval(denials)
+      clearTimeout(limit)
+      await guard?.stop()
+      await this.#readDenials()
+      for (const hit of await running.limitsHit()) this.#events.onNotice(hit)
+    }
+  }
+
+  #startWatch(): Watch | undefined {
+    const hold = this.#hold
+    if (hold === undefined) return undefined
+    return watch(
+      { intact: () => hold.intact(), restore: () => this.#parts.lock(() => hold.restore()) },
+      {
+        every: watchInterval,
+        onRestored: () => {
+          this.#events.onNotice('the pf rules were gone (another tool?) and have been restored')
+        },
+        onLost: (why) => {
+          this.#fail(`the pf rules cannot be restored: ${why}`)
+        },
+      },
+    )
+  }
+
+  #limitTime(running: Running, seconds: number): NodeJS.Timeout {
+    return setTimeout(() => {
+      this.#events.onNotice(
+        `the run time limit of ${String(seconds)} s is reached: the command is ended`,
+      )
+      running.signal('SIGTERM')
+      setTimeout(() => {
+        running.kill()
+      }, 5_000).unref()
+    }, seconds * 1000)
+  }
+
+  #hear(gate: GateProcess, message: FromGate): void {
+    if (message.type === 'decisions') {
+      this.#record(message.decisions)
+      this.#audit?.drop(message.dropped)
+    } else if (message.type === 'pin') {
+      void this.#pin(gate, message)
+    } else if (message.type === 'fatal') {
+      this.#events.onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
+    }
+  }
+
+  async #pin(gate: GateProcess, request: Extract<FromGate, { type: 'pin' }>): Promise<void> {
+    let ok = false
+    try {
+      await this.#hold?.pin(checkPin(request, this.#plan.gate, this.#facts.hostAddresses))
+      ok = true
+    } catch (error) {
+      this.#events.onNotice(`a pin was refused: ${errorMessage(error)}`)
+    }
+    gate.send({ type: 'pinned', serial: request.serial, ok })
+  }
+
+  #record(decisions: readonly Decision[]): void {
+    if (decisions.length === 0) return
+    this.#audit?.write(decisions)
+    this.#events.onDecisions(decisions)
+  }
+
+  async #readDenials(): Promise<void> {
+    try {
+      this.#record((await this.#hold?.denials()) ?? [])
+    } catch {
+      // The state file cannot be read for a moment: the watch deals with it.
+    }
+  }
+
+  #fail(why: string): void {
+    if (this.#ending || this.#running === undefined) return
+    this.#events.onNotice(`${why}; the command is ended`)
+    this.#running.kill()
+  }
+
+  /** The user's whole launchd domain, then what is left of the uid; confirmed before any rule goes. */
+  async #endCommand(): Promise<void> {
+    const { system } = this.#parts
+    const { uid } = this.#plan.account
+    this.#running?.kill()
+    await system.run([launchctl, 'bootout', `user/${String(uid)}`]).catch(() => undefined)
+    await endProcesses(system, uid)
+    await this.#running?.ended
+  }
+
+  async #endGate(gate: GateProcess): Promise<void> {
+    this.#ending = true
+    const gone = new Promise<void>((resolve) => {
+      gate.onExit(() => {
+        resolve()
+      })
+    })
+    gate.send({ type: 'stop' })
+    const timer = setTimeout(() => {
+      gate.kill()
+    }, 300)
+    await gone
+    clearTimeout(timer)
+  }
+
+  async #removeRules(): Promise<void> {
+    const { backend } = this.#parts
+    const { jail, network } = this.#plan
+    try {
+      await this.#hold?.close()
+    } finally {
+      await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
+    }
+  }
+
+  #push(what: string, run: () => Promise<unknown>): void {
+    this.#undo.push({ what, run })
+  }
+
+  /** All of it, in reverse, whatever fails; what failed is reported and stays denied. */
+  async #undoAll(): Promise<void> {
+    let left = false
+    for (const { what, run } of this.#undo.splice(0).reverse()) {
+      // Rules never leave while a process of the uid lives; the registry tells who clears the rest.
+      if (left && (what === 'remove the rules' || what === 'leave the registry')) continue
+      try {
+        await run()
+      } catch (error) {
+        left ||= what === 'end the command' || what === 'remove the rules'
+        this.#events.onNotice(
+          `could not ${what}: ${errorMessage(error)}; clear it with: agentjail gc`,
+        )
+      }
+    }
+  }
+}
