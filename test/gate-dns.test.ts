@@ -554,15 +554,21 @@ t.test('pins in the kernel come before the answer', async (t) => {
     dns.close()
   })
   const asked: { grant: string; name: string; addresses: string[] }[] = []
+  const seconds: number[] = []
   let ok = true
   const ssh = grant('api.example.com', 22)
   const https = grant('api.example.com', 443)
   const lan = grant('lan.example.com', 22, { private: true })
   const gate = assemble(
-    policy({ ...base, grants: [ssh, https, lan, grant('nodata.example.com', 22)] }),
+    policy({
+      ...base,
+      dns: { ...base.dns, pinExtra: 7200 },
+      grants: [ssh, https, lan, grant('nodata.example.com', 22)],
+    }),
     {
       upstream: dns.port,
       pin: (id, name, pins) => {
+        seconds.push(...pins.map((pin) => pin.seconds))
         asked.push({ grant: id, name, addresses: pins.map((pin) => pin.address) })
         return Promise.resolve(ok)
       },
@@ -583,6 +589,10 @@ t.test('pins in the kernel come before the answer', async (t) => {
   )
   asked.length = 0
   await gate.names.repin()
+  t.ok(
+    seconds.every((it) => it === 3600),
+    'an hour at most, in whole seconds',
+  )
   t.strictSame(
     asked.map((it) => it.addresses[0]).sort(),
     ['2001:db8::10', '203.0.113.10'],

@@ -189,13 +189,15 @@ export class Names {
     const { pinExtra } = this.#grants.policy.dns
     const now = this.#now()
     const end = Math.min(expires + pinExtra * 1000, now + maxPinSeconds * 1000)
-    const isNew = addresses.some((address) => !this.pins.has(name, address, end))
+    // Under the cap the end moves with the clock: half of it is near enough, if it outlives the answer.
+    const needed = Math.max(Math.min(end, now + maxPinSeconds * 500), Math.min(end, expires))
+    const isNew = addresses.some((address) => !this.pins.has(name, address, needed))
     if (this.#pinInKernel !== undefined && isNew) {
       for (const grant of grants) {
         if (grant.inspect !== 'none') continue
         const pins = addresses
           .filter((address) => this.#grants.addressRefusal(name, address, grant) === undefined)
-          .map((address) => ({ address, seconds: Math.ceil((end - now) / 1000) }))
+          .map((address) => ({ address, seconds: secondsUntil(end, now) }))
         if (pins.length > 0 && !(await this.#pinInKernel(grant.id, name, pins))) return false
       }
     }
@@ -212,7 +214,7 @@ export class Names {
       for (const grant of this.#grants.ofName(name)) {
         if (grant.inspect !== 'none') continue
         if (this.#grants.addressRefusal(name, address, grant) !== undefined) continue
-        const seconds = Math.ceil((expires - now) / 1000)
+        const seconds = secondsUntil(expires, now)
         await this.#pinInKernel(grant.id, name, [{ address, seconds }])
       }
     }
@@ -258,6 +260,11 @@ export class Names {
       ? { reason: 'address-private' }
       : { reason: 'upstream-failed', detail: 'no address' }
   }
+}
+
+/** Whole seconds, never above the cap: fractions of milliseconds must not lift it. */
+function secondsUntil(end: number, now: number): number {
+  return Math.min(maxPinSeconds, Math.max(1, Math.ceil((end - now) / 1000)))
 }
 
 function detailOf(refused: ReadonlyMap<string, ReasonCode>): string {
