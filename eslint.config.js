@@ -8,7 +8,8 @@ const pure = [
   'lib/policy/**/*.ts',
   'lib/backend/nftables/{ast,print,readback,removal,tables,denials}.ts',
   'lib/backend/pf/{rules,print,compile}*.ts',
-  'lib/audit/{record,explain,fold,summary}.ts',
+  'lib/audit/{record,explain,remedy,fold,names,palette,sanitise,summary}.ts',
+  'lib/status/{human,log-line,status}.ts',
   'lib/launch/{seccomp,launch-plan,mount-plan,places,guard-names,status-lines,syscall-numbers}.ts',
   'lib/gate/sni/**/*.ts',
 ]
@@ -33,6 +34,36 @@ const noEffects = {
 
 /** `bin -> cli -> session -> {backend, account, launch, gate} -> plan -> policy`, and never back. */
 const arrows = {
+  audit: [
+    '**/session/**',
+    '**/cli/**',
+    '**/account/**',
+    '**/backend/**',
+    '**/launch/**',
+    '**/gate/**',
+    '**/setup/**',
+    '**/status/**',
+    '**/doctor/**',
+  ],
+  status: [
+    '**/session/**',
+    '**/cli/**',
+    '**/account/**',
+    '**/backend/**',
+    '**/launch/**',
+    '**/gate/**',
+    '**/setup/**',
+    '**/doctor/**',
+  ],
+  setup: [
+    '**/session/**',
+    '**/cli/**',
+    '**/launch/**',
+    '**/gate/**',
+    '**/status/**',
+    '**/doctor/**',
+  ],
+  doctor: ['**/cli/**', '**/launch/**', '**/gate/**'],
   policy: [
     '**/plan/**',
     '**/backend/**',

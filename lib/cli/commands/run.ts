@@ -4,6 +4,7 @@
 import { homedir } from 'node:os'
 import { resolve } from 'node:path'
 import { LiveDenials } from '../../audit/live.js'
+import { wantsColour } from '../../audit/palette.js'
 import { renderSummary } from '../../audit/summary.js'
 import { isTerminalBusy } from '../../audit/terminal.js'
 import { findAccount } from '../../account/linux.js'
@@ -217,8 +218,10 @@ async function supervise(
   }
   const warden = new Warden(context, plan, facts, events, upstreamCa)
   const ending = await warden.run(signals)
+  // No live line after, or within, the summary.
+  await live.settled()
   if (!args.quiet) {
-    const colour = isTerminal && (io.env['NO_COLOR'] ?? '') === ''
+    const colour = wantsColour(io.stderr, io.env)
     io.stderr.write(
       renderSummary(live.fold, {
         jail: plan.jail,
