@@ -226,6 +226,42 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     },
   )
   table.command(
+    'allow <name> <destination>',
+    'Open one destination more in a running jail',
+    (sub) =>
+      sub
+        .positional('name', { type: 'string', demandOption: true })
+        .positional('destination', {
+          type: 'string',
+          demandOption: true,
+          describe: 'HOST, HOST:PORT, localhost:PORT, or an address; /udp after it for UDP',
+        })
+        .option('save', {
+          type: 'boolean',
+          default: false,
+          describe: 'Write it into the policy file too',
+        })
+        .example('$0 allow my-bot api.example.com', 'TCP 443 of that name')
+        .example('$0 allow my-bot db.example.com:5432 --save', 'Another port, and for good'),
+    async ({ name, destination, save }) => {
+      const { allowCommand } = await import('./commands/allow.js')
+      finish(await allowCommand({ name, destination, save }, io))
+    },
+  )
+  table.command(
+    'deny <name> <destination>',
+    'Close a destination in a running jail, and cut its connections',
+    (sub) =>
+      sub
+        .positional('name', { type: 'string', demandOption: true })
+        .positional('destination', { type: 'string', demandOption: true })
+        .example('$0 deny my-bot api.example.com', 'On every port'),
+    async ({ name, destination }) => {
+      const { denyCommand } = await import('./commands/deny.js')
+      finish(await denyCommand({ name, destination }, io))
+    },
+  )
+  table.command(
     'status',
     'All jails that run',
     (sub) =>

@@ -10,8 +10,10 @@ import type { ErrorCode } from '../errors.js'
 
 export type ControlRequest =
   | { readonly op: 'status' }
-  /** `policy`: the whole new policy, as `policyToJson` writes it. */
-  | { readonly op: 'reload'; readonly policy: string }
+  /** Answered with the policy in force, as `policyToJson` writes it. */
+  | { readonly op: 'policy' }
+  /** `policy`: the whole new policy, as `policyToJson` writes it; `base`: refused (STATE) unless this is in force. */
+  | { readonly op: 'reload'; readonly policy: string; readonly base?: string }
 
 export type ControlReply =
   | { readonly ok: true; readonly result: unknown }
@@ -71,7 +73,8 @@ async function answer(
 ): Promise<ControlReply> {
   try {
     const request = JSON.parse(line) as ControlRequest
-    if (!['status', 'reload'].includes(request.op)) throw new JailError('USAGE', 'no such request')
+    if (!['status', 'policy', 'reload'].includes(request.op))
+      throw new JailError('USAGE', 'no such request')
     return { ok: true, result: await handle(request) }
   } catch (error) {
     const { code, message, hint } =

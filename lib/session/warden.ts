@@ -17,7 +17,7 @@ import { launch } from '../launch/launch.js'
 import type { Ending, Running } from '../launch/types.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { compilePlan } from '../plan/compile.js'
-import { policyFromJson } from '../policy/json.js'
+import { policyFromJson, policyToJson } from '../policy/json.js'
 import { endProcesses } from './collect.js'
 import type { Context } from './context.js'
 import { controlPath, serveControl } from './control.js'
@@ -344,7 +344,11 @@ export class Warden {
     switch (request.op) {
       case 'status':
         return this.#status()
+      case 'policy':
+        return policyToJson(this.#plan.policy)
       case 'reload':
+        if (request.base !== undefined && request.base !== policyToJson(this.#plan.policy))
+          throw new JailError('STATE', 'the policy was changed meanwhile', { hint: 'try again' })
         return await this.#reload(knownPolicy(request.policy))
     }
   }
