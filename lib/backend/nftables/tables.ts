@@ -94,12 +94,15 @@ function denyTable(name: string, owner: boolean, range: UidRange): Table {
   }
 }
 
+const ownLoopback = equal(field('ip', 'daddr'), { prefix: { addr: '127.0.0.0', len: 8 } })
+
 /** The second line inside a jail's namespace: only `lo`, and of that only what the gate serves. */
 export function namespaceTable(plan: NetworkPlan): Table {
   const chains: Chain[] = [
     { name: 'input', hook: { type: 'filter', hook: 'input', prio: 0, policy: 'drop' } },
     { name: 'forward', hook: { type: 'filter', hook: 'forward', prio: 0, policy: 'drop' } },
     { name: 'output', hook: { type: 'filter', hook: 'output', prio: 0, policy: 'drop' } },
+    { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
     { name: 'jail' },
   ]
   const rules: Rule[] = [
@@ -108,6 +111,13 @@ export function namespaceTable(plan: NetworkPlan): Table {
     { chain: 'output', expr: [equal(meta('skuid'), plan.uid), goto('jail')] },
     // The gate's answers, and the kernel's own resets.
     { chain: 'output', expr: [equal(meta('oifname'), 'lo'), accept] },
+    // An answer over UDP comes from the address the kernel prefers: 127.0.0.1 for all of 127/8, ::1 for every IPv6.
+    // Redirected, it is given back the address that was asked.
+    {
+      chain: 'to_gate',
+      expr: [equal(meta('nfproto'), 'ipv6'), equal(field('udp', 'dport'), 53), redirect(53)],
+    },
+    { chain: 'to_gate', expr: [ownLoopback, equal(field('udp', 'dport'), 53), redirect(53)] },
     ...namespaceGrants(plan),
     ...denialRules('jail'),
   ]
@@ -275,10 +285,7 @@ export function jailNames(jail: string) {
   }
 }
 
-const loopbackAddresses: readonly Statement[] = [
-  equal(field('ip', 'daddr'), { prefix: { addr: '127.0.0.0', len: 8 } }),
-  equal(field('ip6', 'daddr'), '::1'),
-]
+const loopbackAddresses: readonly Statement[] = [ownLoopback, equal(field('ip6', 'daddr'), '::1')]
 
 /** Seconds that a connection to an address whose pin has run out may go on, at most. */
 export const flowSeconds = 3600
