@@ -14,6 +14,7 @@ import type { JailError } from '../lib/errors.js'
 import { parseJailName } from '../lib/plan/names.js'
 import { parseConfig } from '../lib/setup/config-parse.js'
 import { defaultConfig, defaultConfigText, loadConfig } from '../lib/setup/config.js'
+import { renderOpenrc } from '../lib/setup/units.js'
 import { installLine, packagesFor, parseOsRelease, requiredTools } from '../lib/system/distro.js'
 import { realSystem } from '../lib/system/real.js'
 import { findTool, findTools } from '../lib/system/tools.js'
@@ -296,6 +297,17 @@ function runTests(): void {
     t.strictSame(life.left, [], 'every file as it was before')
     t.equal(life.rulesetAfter, life.rulesetBefore)
     t.equal(life.secondRemoval, '0', 'nothing left to remove')
+  })
+
+  t.test('OpenRC: the script is one that a shell reads', async (t) => {
+    const path = join(base, 'openrc')
+    fs.writeFileSync(path, renderOpenrc('/usr/sbin/nft'))
+    await exec('/bin/sh', ['-n', path])
+    const order = execFileSync('/bin/sh', [
+      '-c',
+      `before() { echo "$@"; }; need() { :; }; after() { :; }; . ${path}; depend`,
+    ])
+    t.match(order.toString(), /\bnet\b.*\bdcron\b/, 'before the network and cron')
   })
 
   t.test('config: absent, all comments, all set', async (t) => {
