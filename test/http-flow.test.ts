@@ -476,3 +476,76 @@ t.test('what is not HTTP or not TLS ends at once', async (t) => {
   t.equal(stage.dials(), 0)
   await stage.close()
 })
+
+t.test('odd answers of a host: none of them ends the gate', async (t) => {
+  const answers: Record<string, string> = {
+    '/head': 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: a\r\n\r\n',
+    '/none': 'HTTP/1.1 204 No Content\r\n\r\n',
+    '/same': 'HTTP/1.1 304 Not Modified\r\nETag: a\r\n\r\n',
+    '/types':
+      'HTTP/1.1 200 OK\r\nContent-Type: a/b\r\nContent-Type: c/d\r\nContent-Length: 0\r\n\r\n',
+    '/early':
+      'HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n',
+    '/high': 'HTTP/1.1 200 OK\r\nX-A: \xe9\r\nContent-Length: 0\r\n\r\n',
+    '/switch': 'HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n',
+    '/garbage': 'SSH-2.0-x\r\n\r\n',
+    '/both': 'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+    '/status': 'HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n',
+  }
+  const stage = await openStage({
+    grants: [grant()],
+    onRequest: (request, response) =>
+      response.socket?.end(answers[request.url ?? ''] ?? '', 'latin1'),
+  })
+  const want: Record<string, number> = { '/none': 204, '/same': 304, '/status': 999 }
+  const bad = new Set(['/switch', '/garbage', '/both'])
+  for (const path of Object.keys(answers)) {
+    const method = path === '/head' ? 'HEAD' : 'GET'
+    const status = bad.has(path) ? 502 : (want[path] ?? 200)
+    t.equal((await ask(stage, { path, method })).status, status, `HTTP/1.1 ${path}`)
+    const [reply] = await askHttp2(stage, [{ headers: { ':path': path, ':method': method } }])
+    // HTTP/2 has one content type, and statuses to 599.
+    const other = path === '/types' || path === '/status' ? 502 : status
+    t.equal(reply?.status, other, `HTTP/2 ${path}`)
+  }
+  await stage.close()
+})
+
+t.test('a client that goes away ends its request upstream, and is no denial', async (t) => {
+  const { connect } = await import('node:http2')
+  const ended: string[] = []
+  const stage = await openStage({
+    grants: [grant({ rules: [...send, { method: 'POST', path: '/slow' }] })],
+    onRequest: (request, response) => {
+      response.on('close', () => ended.push(request.url ?? ''))
+      response.writeHead(200)
+      response.write('begun')
+    },
+  })
+  for (const [path, body] of [
+    ['/bot/send', '{"chat_id"'],
+    ['/slow', 'part of a body'],
+  ] as const) {
+    const session = connect('https://api.example.com', {
+      createConnection: () =>
+        tls.connect({
+          host: '127.0.0.1',
+          port: stage.port,
+          servername: 'api.example.com',
+          ca: stage.ca.pem,
+          ALPNProtocols: ['h2'],
+        }),
+    })
+    const stream = session.request({ ':path': path, ':method': 'POST', ...json })
+    stream.on('error', () => undefined)
+    stream.write(body)
+    if (path === '/slow') await new Promise((resolve) => stream.once('data', resolve))
+    else await new Promise((resolve) => setTimeout(resolve, 50))
+    session.destroy()
+  }
+  while (ended.length === 0) await new Promise((resolve) => setTimeout(resolve, 10))
+  t.same(ended, ['/slow'])
+  t.same(stage.denials(), [])
+  t.equal((await ask(stage, { method: 'POST', path: '/none' })).status, 403, 'the gate lives')
+  await stage.close()
+})

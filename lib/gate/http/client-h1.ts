@@ -66,6 +66,10 @@ export class Http1Client implements Client {
     return this.#response.headersSent
   }
 
+  isGone(): boolean {
+    return this.body.socket.destroyed
+  }
+
   cut(): void {
     this.body.socket.destroy()
   }

@@ -52,13 +52,18 @@ export class Http2Client implements Client {
       else if (Array.isArray(known)) known.push(value)
       else headers[lower] = [String(known), value]
     }
+    // Throws where the fields have no form in HTTP/2 (two content types).
+    this.body.respond(headers, { waitForTrailers: true })
     this.body.once('wantTrailers', () => {
       const trailers: IncomingHttpHeaders = Object.create(null) as IncomingHttpHeaders
       for (const [name, value] of this.#trailers) trailers[name.toLowerCase()] = value
-      this.body.sendTrailers(trailers)
+      try {
+        this.body.sendTrailers(trailers)
+      } catch {
+        // Fields that can't be trailers here: the body stands without them.
+        this.body.sendTrailers({})
+      }
     })
-    // An answer given before the whole request came: the rest is not wanted.
-    this.body.respond(headers, { waitForTrailers: true })
     return this.body
   }
 
@@ -68,6 +73,10 @@ export class Http2Client implements Client {
 
   isBegun(): boolean {
     return this.body.headersSent
+  }
+
+  isGone(): boolean {
+    return this.body.destroyed || this.body.closed
   }
 
   cut(): void {

@@ -24,6 +24,8 @@ export interface Client {
   /** Trailer fields, before the body is ended. */
   addTrailers(fields: readonly Field[]): void
   isBegun(): boolean
+  /** The client has gone away: there is nobody to answer. */
+  isGone(): boolean
   /** Cuts request and response. */
   cut(): void
   /** The request is over, whole or cut: called once. */

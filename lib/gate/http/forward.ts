@@ -53,7 +53,14 @@ function attempt(
   })
 
   request.once('response', (response: IncomingMessage) => {
-    sendResponse(client, link, plan, response)
+    try {
+      sendResponse(client, link, plan, response)
+    } catch (error) {
+      // A head that can't be written in the client's version of HTTP.
+      request.destroy()
+      const detail = `response: ${errorMessage(error).slice(0, 200)}`
+      refuse(client, place, link, deny(502, 'http-malformed', { grant: plan.grant, detail }))
+    }
   })
   request.once('upgrade', (response: IncomingMessage, socket, early: Buffer) => {
     joinWebSocket(client, place, link, plan, response, socket, early)

@@ -9,6 +9,8 @@ import type { Denial, Place } from './message.js'
 
 /** Logs a denial and tells the client. */
 export function refuse(client: Client, place: Place | undefined, link: Link, denial: Denial): void {
+  // A client that went away was refused nothing.
+  if (client.isGone()) return
   // The question of a challenge is how git logs in, not a refusal.
   if (denial.challenge !== true) {
     const path = link.logPath(client.head.target)

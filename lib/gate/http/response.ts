@@ -54,8 +54,13 @@ export function sendResponse(
   source.pipe(out, { end: false })
   source.once('end', () => {
     if (!response.complete) return
-    if (response.rawTrailers.length > 0) client.addTrailers(pairs(response.rawTrailers))
-    out.end()
+    try {
+      if (response.rawTrailers.length > 0) client.addTrailers(pairs(response.rawTrailers))
+      out.end()
+    } catch {
+      // Trailers that can't be written: the response is not whole without them.
+      cut()
+    }
   })
 }
 
