@@ -404,16 +404,24 @@ t.test('inject: the placeholder is swapped on the way out, the key on the way ba
 
 t.test('budgets end a request, and say why', async (t) => {
   let left = 5
+  const dialled: net.Socket[] = []
   const stage = await openStage({
     grants: [grant()],
+    onDial: (socket) => dialled.push(socket),
     budget: {
       request: () => undefined,
-      upload: (_grant, bytes) => ((left -= bytes) < 0 ? 'budget-upload' : undefined),
+      upload: (_grant, bytes) => {
+        if ((left -= bytes) >= 0) return undefined
+        // As the gate does: what the grant still has open is cut at once.
+        for (const socket of dialled) socket.resetAndDestroy()
+        return 'budget-upload'
+      },
     },
   })
   t.equal((await ask(stage, { method: 'POST', body: 'abcde' })).status, 200)
   const reply = await ask(stage, { method: 'POST', body: 'f' })
   t.same([reply.status, reply.headers['x-agentjail-denied']], [429, 'budget-upload'])
+  t.same(stage.denials(), ['budget-upload'])
   await stage.close()
   const second = await openStage({
     grants: [grant()],

@@ -46,6 +46,8 @@ export interface StageOptions {
   readonly onRequest?: http.RequestListener
   readonly onUpgrade?: (request: http.IncomingMessage, socket: Socket) => void
   readonly budget?: HttpContext['budget']
+  /** Sees each connection made upstream. */
+  readonly onDial?: (socket: Socket) => void
   /** The TLS side stands for its own port, for clients that can't be redirected from 443. */
   readonly ownPort?: boolean
   /** Trust another CA upstream. */
@@ -141,7 +143,9 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     refusal: () => 'name-not-granted',
     dial: async (_name, port) => {
       dials++
-      return await dialTo(port === 80 ? plainOrigin : origin)
+      const socket = await dialTo(port === 80 ? plainOrigin : origin)
+      options.onDial?.(socket)
+      return socket
     },
     report: (decision) => decisions.push(decision),
     credentials: () => options.credentials ?? [],

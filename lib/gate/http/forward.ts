@@ -46,6 +46,7 @@ function attempt(
     ...{ grant: plan.grant },
   })
   request.setNoDelay(true)
+  const spent: Spent = {}
   let isOver = false
   client.onOver(() => {
     isOver = true
@@ -73,9 +74,14 @@ function attempt(
       attempt(client, place, link, plan, bytes, false)
       return
     }
-    refuse(client, place, link, denialOf(error, plan))
+    refuse(client, place, link, denialOf(spent.denial ?? error, plan))
   })
-  sendBody(client, link, plan, bytes, request)
+  sendBody(client, link, plan, bytes, request, spent)
+}
+
+/** A crossed budget cuts the upstream connection at once, and its error may be seen before the reason. */
+interface Spent {
+  denial?: DeniedError
 }
 
 function isReset(error: Error): boolean {
@@ -132,11 +138,17 @@ function sendBody(
   plan: Plan,
   bytes: Buffer | undefined,
   request: ClientRequest,
+  spent: Spent,
 ): void {
   const spend = (size: number): Denial | undefined => {
     const reason = link.context.budget.upload(plan.grant, size)
-    if (reason === undefined) link.up += size
-    return reason === undefined ? undefined : deny(429, reason)
+    if (reason === undefined) {
+      link.up += size
+      return undefined
+    }
+    const denial = deny(429, reason)
+    spent.denial = new DeniedError(denial)
+    return denial
   }
   if (bytes !== undefined) {
     const denial = bytes.length === 0 ? undefined : spend(bytes.length)
