@@ -5,7 +5,6 @@ import yargs from 'yargs'
 import type { Argv } from 'yargs'
 import { exitCode, JailError } from '../errors.js'
 import type { Ending } from '../launch/types.js'
-import type { Isolation } from '../policy/types.js'
 import type { CommandIo } from './io.js'
 
 const isolations = ['namespace', 'uid', 'basic'] as const
@@ -121,7 +120,7 @@ function runCommands(
             command: commandOf(args),
             name: args.name,
             user: args.user,
-            isolation: args.isolation as Isolation | undefined,
+            isolation: args.isolation,
             dryRun: args['dry-run'],
             json: args.json,
             quiet: args.quiet,
@@ -151,7 +150,7 @@ function runCommands(
             command,
             name: args.name,
             user: args.user,
-            isolation: args.isolation as Isolation | undefined,
+            isolation: args.isolation,
             dryRun: true,
             json: args.json,
             quiet: true,

@@ -39,11 +39,7 @@ export function renderPlan({ plan, rules }: RenderedPlan): string {
     ],
     [
       'launch',
-      [
-        `${launch.command.map(quote).join(' ')}`,
-        `in ${launch.cwd}`,
-        `environment: ${env.join(' ')}`,
-      ],
+      [launch.command.map(quote).join(' '), `in ${launch.cwd}`, `environment: ${env.join(' ')}`],
     ],
     ...rules.map(
       ({ title, format, text }) =>

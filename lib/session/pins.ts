@@ -19,7 +19,8 @@ export function checkPin(
   const bad = (why: string): JailError => new JailError('GATE', why)
   const grant = policy.grants.find(({ id }) => id === request.grant)
   if (grant === undefined) throw bad('no such grant')
-  if (!Array.isArray(request.pins) || request.pins.length > maxPins) throw bad('too many addresses')
+  const pins: readonly { address: unknown; seconds: unknown }[] = request.pins
+  if (!Array.isArray(pins) || pins.length > maxPins) throw bad('too many addresses')
   return request.pins.map(({ address, seconds }): Pin => {
     if (typeof address !== 'string' || canonicalAddress(address) !== address)
       throw bad('not an address')

@@ -100,8 +100,7 @@ function parseEntry(text: string, path: string): RegistryEntry {
   }
   if (typeof value !== 'object' || value === null) throw bad('it is no object')
   const entry = value as Partial<Record<keyof RegistryEntry, unknown>>
-  if (entry.v !== entryVersion)
-    throw bad(`its version is ${JSON.stringify(entry.v) ?? 'missing'}, not ${entryVersion}`)
+  if (entry.v !== entryVersion) throw bad(`its version is ${String(entry.v)}, not ${entryVersion}`)
   const owner = entry.owner as Partial<ProcessIdentity> | undefined
   const whole =
     typeof entry.name === 'string' &&

@@ -49,7 +49,7 @@ function planOf(given: Policy, exists: boolean): { plan: Plan; facts: Facts } {
     nodePath: process.execPath,
     protect: [],
     hostName: 'mac',
-  } as Facts
+  }
   const request = {
     jail: parseJailName('bot'),
     command: ['true'],

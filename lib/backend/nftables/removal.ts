@@ -12,9 +12,7 @@ export function removalOf(jail: string, uid: number, listing: unknown): string[]
   const bodies = (kind: string): Readonly<Record<string, unknown>>[] =>
     (listedItems(listing) ?? []).flatMap((item) => {
       const value = item[kind]
-      return typeof value === 'object' && value !== null
-        ? [value as Readonly<Record<string, unknown>>]
-        : []
+      return typeof value === 'object' && value !== null ? [value] : []
     })
   const maps = bodies('map').filter((map) =>
     ['jails', 'flows', 'redirects'].includes(String(map['name'])),

@@ -234,7 +234,6 @@ function filter(kind: string, value: string): string {
 
 /** The only way from a value to profile text. */
 function quote(value: string): string {
-  // eslint-disable-next-line no-control-regex -- exactly those are refused
   if (/[\u0000-\u001f\u007f]/.test(value))
     throw new JailError(
       'LAUNCH',

@@ -92,7 +92,7 @@ export function redirect(
     const rules = path === '' ? world.main : world.anchors.get(path)
     for (const rule of rules?.statements ?? []) {
       if (rule.kind !== 'rdr' || !matches(world, path, rule, packet)) continue
-      const target = (rule as RdrRule).target
+      const target = rule.target
       if (target === undefined) return undefined
       return { address: target.address, port: target.port ?? packet.toPort ?? 0 }
     }
