@@ -162,6 +162,49 @@ function runCommands(
       )
     },
   )
+  table.command(
+    'verify',
+    'Try to get out: the battery of escapes, in a jail of its own',
+    (sub) =>
+      sub
+        .option('policy', {
+          alias: 'p',
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: ['openai-telegram'],
+          describe: 'Bundled policy or file; several are joined',
+        })
+        .option('isolation', {
+          choices: isolations,
+          describe: "How it is held [the policy's, or namespace]",
+        })
+        .option('without', {
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [] as string[],
+          hidden: true,
+        })
+        .option('json', { type: 'boolean', default: false })
+        .epilogue('Exit code: 0 if nothing is open but what docs/known-issues.md names, else 1.'),
+    async (args) => {
+      const { verifyCommand } = await import('./commands/verify.js')
+      finish(
+        await verifyCommand(
+          {
+            policy: args.policy,
+            isolation: args.isolation as Isolation | undefined,
+            json: args.json,
+            without: args.without,
+            argv,
+            script: process.argv[1] ?? '',
+          },
+          io,
+        ),
+      )
+    },
+  )
 }
 
 function wordsAfter(args: object): string[] {

@@ -103,7 +103,7 @@ async function launchOnce(
       cgroups: cgroup?.join ?? [],
     })
     if (share === 'acl' && facts !== undefined) undos.push(await shareByAcl(spec, facts.trees))
-    child = start(plan)
+    child = start(plan, spec)
   } catch (error) {
     await undo()
     throw error
@@ -122,10 +122,10 @@ function group(spec: LaunchSpec, notes: string[]): Cgroup | undefined {
   }
 }
 
-function start(plan: LaunchPlan): ChildProcess {
+function start(plan: LaunchPlan, { stdio }: LaunchSpec): ChildProcess {
   const extra = Array.from({ length: plan.descriptors - 3 }, () => 'pipe' as const)
   const child = spawn(plan.program, plan.argv, {
-    stdio: ['inherit', 'inherit', 'inherit', ...extra],
+    stdio: [stdio?.input ?? 'inherit', stdio?.output ?? 'inherit', 'inherit', ...extra],
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
     cwd: '/',
   })

@@ -36,22 +36,28 @@ export interface LaunchSpec {
   readonly protect: readonly string[]
   /** The user who called (SUDO_UID or the real uid): keeps access to files made in the workspace. */
   readonly caller: { readonly uid: number; readonly gid: number }
-  /** Pieces of the hardening to leave out; only `verify --self-test` sets it, to show that its probes can fail. */
+  /** Open files for standard input and output; absent: those of the caller. */
+  readonly stdio?: { readonly input: number; readonly output: number }
+  /** Pieces of the hardening to leave out; only `verify --without` sets it, to show that its probes can fail. */
   readonly without: readonly HardeningPiece[]
 }
 
-export type HardeningPiece =
-  | 'seccomp'
-  | 'capabilities'
-  | 'no-new-privs'
-  | 'pid-namespace'
-  | 'mount-namespace'
-  | 'ipc-namespace'
-  | 'close-descriptors'
-  | 'groups'
-  | 'network'
-  | 'gate-names'
-  | 'limits'
+/** What can be left out, piece by piece. */
+export const pieces = [
+  'seccomp',
+  'capabilities',
+  'no-new-privs',
+  'pid-namespace',
+  'mount-namespace',
+  'ipc-namespace',
+  'close-descriptors',
+  'groups',
+  'network',
+  'gate-names',
+  'limits',
+] as const
+
+export type HardeningPiece = (typeof pieces)[number]
 
 /** How a command ended: exactly one of the two. */
 export type Ending = { readonly code: number } | { readonly signal: NodeJS.Signals }

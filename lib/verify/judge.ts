@@ -1,0 +1,76 @@
+/**
+ * From what the probe said and what was seen outside to verdicts. Pure.
+ * Invariant: a probe that said nothing, and one whose witness could not have seen anything, is never called closed.
+ */
+import type { Isolation } from '../policy/types.js'
+import { documented, probes } from './probes.js'
+import type { Finding, InsideLine, Verdict, Witness } from './types.js'
+
+/** Judged by what arrived at the target or at a service of the host. */
+const byArrival = new Set([
+  ...['tcp-direct', 'tcp-port', 'tcp-ipv6', 'tcp-mapped', 'tcp-device', 'mptcp'],
+  ...['udp', 'udp-ipv6', 'quic', 'dns-other', 'dns-tunnel', 'sni-other', 'loopback-udp'],
+  ...['loopback-tcp', 'loopback-ipv6', 'host-address', 'abstract-socket', 'path-socket'],
+])
+/** Judged by counters of the target's kernel. */
+const byCounter: Readonly<Record<string, keyof Witness['counters']>> = {
+  icmp: 'icmp',
+  'icmp-ipv6': 'icmpv6',
+  'udp-lite': 'udpLite',
+}
+
+export function judge(
+  lines: readonly InsideLine[],
+  witness: Witness,
+  isolation: Isolation,
+): Finding[] {
+  return probes.map(({ id, group, title }) => {
+    const { verdict, why } = verdictOf(id, lines, witness)
+    const isDocumented =
+      verdict === 'open' && (documented[isolation] as readonly string[]).includes(id)
+    return { id, group, title, verdict, documented: isDocumented, why }
+  })
+}
+
+function verdictOf(
+  id: string,
+  lines: readonly InsideLine[],
+  witness: Witness,
+): { readonly verdict: Verdict; readonly why: string } {
+  if (id === 'leftover') {
+    const ended = lines.some((line) => line.id === 'done')
+    if (witness.leftover) return { verdict: 'open', why: 'it went on after the end' }
+    return ended
+      ? { verdict: 'closed', why: 'it ended with the command' }
+      : { verdict: 'not-testable', why: 'the battery did not get that far' }
+  }
+  const said = lines.find((line) => line.id === id)
+  if (said === undefined) return { verdict: 'not-testable', why: 'the probe did not report' }
+  if (said.open === true) return { verdict: 'open', why: said.why }
+  const counter = byCounter[id]
+  if (counter !== undefined) {
+    if (witness.counters[counter] > 0) return { verdict: 'open', why: 'it arrived outside' }
+    return { verdict: 'closed', why: said.why }
+  }
+  if (byArrival.has(id)) {
+    if (witness.arrived.has(id)) return { verdict: 'open', why: 'it arrived outside' }
+    if (said.open === null && !witness.control && needsControl.has(id)) {
+      return { verdict: 'not-testable', why: 'the allowed connection did not arrive either' }
+    }
+    return { verdict: 'closed', why: said.why }
+  }
+  return said.open === null
+    ? { verdict: 'not-testable', why: said.why }
+    : { verdict: 'closed', why: said.why }
+}
+
+/** For these the way itself is open, to granted names: that it works must have been seen. */
+const needsControl = new Set(['dns-tunnel', 'sni-other', 'tcp-direct'])
+
+/** Open beyond what is documented, or without a report at all: the exit code. */
+export function failures(findings: readonly Finding[]): readonly Finding[] {
+  return findings.filter(
+    ({ verdict, documented: isKnown, why }) =>
+      (verdict === 'open' && !isKnown) || why === 'the probe did not report',
+  )
+}

@@ -1,0 +1,295 @@
+/**
+ * What `agentjail verify` brings with it: a target beyond the host, services on the host, things to steal or break.
+ * Invariant: only new things of its own names and addresses; `close` takes all of it away, whatever failed.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createSocket } from 'node:dgram'
+import { once } from 'node:events'
+import { createServer, connect } from 'node:net'
+import { fileURLToPath } from 'node:url'
+import { JailError } from '../errors.js'
+import type { System } from '../system/types.js'
+import { plantFiles, type Planted } from './files.js'
+import type { Witness } from './types.js'
+
+/**
+ * Addresses for tests between devices, which nobody routes: RFC 2544 (198.18.0.0/15), RFC 5180 (2001:2::/48).
+ * The host's end first.
+ */
+const wire = {
+  host4: '198.18.77.1',
+  target4: '198.18.77.2',
+  host6: '2001:2:0:4d::1',
+  target6: '2001:2:0:4d::2',
+} as const
+const device = 'ajverify0'
+
+/** Counts what no program in the target can see; before anything else touches the packet. */
+const counters = `table inet agentjail_verify {
+  counter echo4 { }
+  counter echo6 { }
+  counter lite { }
+  chain in {
+    type filter hook prerouting priority -400; policy accept;
+    icmp type echo-request counter name "echo4"
+    icmpv6 type echo-request counter name "echo6"
+    meta l4proto 136 counter name "lite"
+  }
+}
+`
+
+export interface StageTools {
+  readonly system: System
+  readonly nft: string
+  readonly ip: string
+  readonly unshare: string
+  readonly nsenter: string
+  readonly setpriv: string
+  readonly perl: string
+}
+
+export interface Stage {
+  readonly wire: typeof wire
+  readonly device: string
+  readonly hostPort: number
+  readonly inboundPort: number
+  readonly abstractName: string
+  readonly socketPath: string
+  readonly messageKey: number
+  readonly metadata: boolean
+  readonly files: Planted
+  /** What arrived so far, by probe id. */
+  witness(): Promise<Omit<Witness, 'leftover'>>
+  close(): Promise<void>
+}
+
+/** @param names of the DNS probes: what arrives for them is told apart by name. */
+export async function openStage(
+  tools: StageTools,
+  nonce: string,
+  names: { readonly granted: string; readonly other: string; readonly tunnel: string },
+): Promise<Stage> {
+  const undo: (() => unknown)[] = []
+  const close = async (): Promise<void> => {
+    for (const step of undo.splice(0).reverse()) {
+      await Promise.resolve(step()).catch(() => undefined)
+    }
+  }
+  try {
+    const inboundPort = await freePort()
+    const target = await openTarget(tools, nonce, inboundPort, undo)
+    const heard = { text: '' }
+    const services = await openServices(nonce, heard, undo)
+    const messageKey = await openQueue(tools, undo)
+    const files = await plantFiles(tools, nonce, undo)
+    target.send('knock')
+    const knocking = setInterval(() => {
+      knock(wire.host4, inboundPort, nonce)
+      knock('127.0.0.1', inboundPort, nonce)
+    }, 150)
+    undo.push(() => {
+      clearInterval(knocking)
+    })
+    return {
+      wire,
+      device,
+      inboundPort,
+      ...services,
+      messageKey,
+      metadata: await answers('169.254.169.254', 80),
+      files,
+      witness: async () => {
+        const seen = (await ask(target)) + heard.text
+        const arrived = new Set(
+          [...seen.matchAll(new RegExp(`agentjail:${nonce}:([a-z0-9-]+);`, 'g'))].map(
+            ([, id]) => id ?? '',
+          ),
+        )
+        if (seen.toLowerCase().includes(`${names.tunnel};`)) arrived.add('dns-tunnel')
+        // In a ClientHello names are in clear; in the query for one they are split into labels.
+        if (seen.includes(names.other)) arrived.add('sni-other')
+        return {
+          arrived,
+          counters: await readCounters(tools, target),
+          control: seen.includes(names.granted),
+        }
+      },
+      close,
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+async function openTarget(
+  tools: StageTools,
+  nonce: string,
+  inboundPort: number,
+  undo: (() => unknown)[],
+): Promise<ChildProcess> {
+  const { system, nsenter, nft, ip } = tools
+  const script = fileURLToPath(new URL('../verify/target.js', import.meta.url))
+  const args = [wire.target4, wire.host4, String(inboundPort), nonce]
+  const target = spawn(
+    tools.setpriv,
+    ['--pdeathsig', 'KILL', tools.unshare, '--net', '--', process.execPath, script, ...args],
+    {
+      stdio: ['ignore', 'ignore', 'ignore', 'ipc'],
+      env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+      cwd: '/',
+    },
+  )
+  const gone = once(target, 'exit')
+  undo.push(async () => {
+    target.kill('SIGKILL')
+    await gone
+    // The other end goes with the namespace, but some moments later.
+    await system.run([ip, 'link', 'del', device])
+  })
+  const [first] = (await Promise.race([once(target, 'message'), gone])) as unknown[]
+  if (first !== 'ready') throw new JailError('STATE', 'the target of the battery does not start')
+  const inside = [nsenter, `--net=/proc/${String(target.pid)}/ns/net`, '--'] as const
+  await mustRun(tools, [...inside, nft, '-f', '-'], counters)
+  await mustRun(
+    tools,
+    [ip, '-batch', '-'],
+    [
+      `link add ${device} type veth peer name target0 netns ${String(target.pid)}`,
+      `link set ${device} addrgenmode none`,
+      `addr add ${wire.host4}/30 dev ${device}`,
+      `addr add ${wire.host6}/64 dev ${device} nodad`,
+      `link set ${device} up`,
+    ].join('\n'),
+  )
+  await mustRun(
+    tools,
+    [...inside, ip, '-batch', '-'],
+    [
+      'link set lo up',
+      `addr add ${wire.target4}/30 dev target0`,
+      `addr add ${wire.target6}/64 dev target0 nodad`,
+      'link set target0 up',
+      `route add default via ${wire.host4}`,
+    ].join('\n'),
+  )
+  return target
+}
+
+async function mustRun(
+  { system }: StageTools,
+  argv: readonly [string, ...string[]],
+  input: string,
+): Promise<string> {
+  const { code, stdout, stderr } = await system.run(argv, { input })
+  if (code === 0) return stdout
+  throw new JailError('STATE', `the battery cannot be set up: ${stderr.trim().slice(0, 200)}`, {
+    hint: 'is another `agentjail verify` running?',
+  })
+}
+
+async function ask(target: ChildProcess): Promise<string> {
+  const answer = once(target, 'message')
+  target.send('report')
+  const [{ seen }] = (await answer) as [{ seen: string }]
+  return seen
+}
+
+async function readCounters(tools: StageTools, target: ChildProcess): Promise<Witness['counters']> {
+  const { nsenter, nft } = tools
+  const inside = [nsenter, `--net=/proc/${String(target.pid)}/ns/net`, '--', nft] as const
+  const listing = JSON.parse(await mustRun(tools, [...inside, '-j', 'list', 'counters'], '')) as {
+    nftables: { counter?: { name: string; packets: number } }[]
+  }
+  const packets = (name: string): number =>
+    listing.nftables.find(({ counter }) => counter?.name === name)?.counter?.packets ?? 0
+  return { icmp: packets('echo4'), icmpv6: packets('echo6'), udpLite: packets('lite') }
+}
+
+/** A service on every address of the host, one on an abstract socket, one on a path that all may enter. */
+async function openServices(
+  nonce: string,
+  heard: { text: string },
+  undo: (() => unknown)[],
+): Promise<{ hostPort: number; abstractName: string; socketPath: string }> {
+  const note = (chunk: Buffer): void => {
+    if (heard.text.length < 65_536) heard.text += chunk.toString('latin1')
+  }
+  const serve = async (where: object): Promise<number> => {
+    const server = createServer((socket) => {
+      socket.write('here\n')
+      socket.on('data', note)
+      socket.on('error', () => undefined)
+    })
+    server.listen(where)
+    await once(server, 'listening')
+    undo.push(() => {
+      server.close()
+    })
+    const bound = server.address()
+    return typeof bound === 'object' && bound !== null ? bound.port : 0
+  }
+  const hostPort = await serve({ host: '::', port: 0 })
+  const abstractName = `agentjail-verify-${nonce}`
+  const socketPath = `/run/${abstractName}.sock`
+  await serve({ path: `\0${abstractName}` })
+  await serve({ path: socketPath, writableAll: true, readableAll: true })
+  const socket = createSocket('udp4')
+  socket.on('message', note)
+  socket.bind(hostPort, '127.0.0.1')
+  await once(socket, 'listening')
+  undo.push(() => {
+    socket.close()
+  })
+  return { hostPort, abstractName, socketPath }
+}
+
+/** A System V message queue that anyone may find. */
+async function openQueue(tools: StageTools, undo: (() => unknown)[]): Promise<number> {
+  const key = 0x616a0000 + (process.pid & 0xffff)
+  const make = 'my $id = msgget($ARGV[0], 01666); defined $id or die "$!\\n"; print $id'
+  const id = await mustRun(tools, [tools.perl, '-e', make, String(key)], '')
+  undo.push(() => tools.system.run([tools.perl, '-e', 'msgctl($ARGV[0], 0, 0)', id]))
+  return key
+}
+
+function knock(host: string, port: number, text: string): void {
+  const socket = createSocket('udp4')
+  socket.on('error', () => undefined)
+  socket.send(text, port, host, () => {
+    socket.close()
+  })
+  const stream = connect({ host, port }, () => {
+    stream.end(text)
+  })
+  stream.setTimeout(1_000, () => stream.destroy())
+  stream.on('error', () => undefined)
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '0.0.0.0')
+  await once(server, 'listening')
+  const bound = server.address()
+  server.close()
+  await once(server, 'close')
+  return typeof bound === 'object' && bound !== null ? bound.port : 0
+}
+
+function answers(host: string, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port })
+    const finish = (is: boolean): void => {
+      socket.destroy()
+      resolve(is)
+    }
+    socket.setTimeout(500, () => {
+      finish(false)
+    })
+    socket.on('connect', () => {
+      finish(true)
+    })
+    socket.on('error', () => {
+      finish(false)
+    })
+  })
+}
