@@ -37,13 +37,14 @@ function isItem(value: unknown): value is Item {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-function body(item: Item): Item {
+/** What a listed object says: the value of its only member. */
+export function bodyOf(item: Item): Item {
   const value = Object.values(item)[0]
   return isItem(value) ? value : {}
 }
 
 function tableOf(item: Item): unknown {
-  return 'table' in item ? body(item)['name'] : body(item)['table']
+  return 'table' in item ? bodyOf(item)['name'] : bodyOf(item)['table']
 }
 
 function differChains(
@@ -52,7 +53,7 @@ function differChains(
   extent: 'whole' | 'part',
 ): string | undefined {
   const listed = new Map(
-    items.filter((item) => 'chain' in item).map((item) => [body(item)['name'], body(item)]),
+    items.filter((item) => 'chain' in item).map((item) => [bodyOf(item)['name'], bodyOf(item)]),
   )
   for (const chain of table.chains) {
     const found = listed.get(chain.name)
@@ -73,9 +74,9 @@ function differChains(
 
 function differSets(table: Table, items: readonly Item[]): string | undefined {
   for (const set of table.sets) {
-    const found = items.find((item) => set.kind in item && body(item)['name'] === set.name)
+    const found = items.find((item) => set.kind in item && bodyOf(item)['name'] === set.name)
     if (found === undefined) return `${set.kind} ${set.name} is missing`
-    const type = body(found)['type']
+    const type = bodyOf(found)['type']
     const listed = Array.isArray(type) ? type : [type]
     if (listed.join('.') !== set.type.join('.'))
       return `${set.kind} ${set.name} reads back differently`
@@ -86,13 +87,13 @@ function differSets(table: Table, items: readonly Item[]): string | undefined {
 function differRules(table: Table, items: readonly Item[]): string | undefined {
   for (const chain of table.chains) {
     const meant = table.rules.filter((rule) => rule.chain === chain.name)
-    const listed = items.filter((item) => 'rule' in item && body(item)['chain'] === chain.name)
+    const listed = items.filter((item) => 'rule' in item && bodyOf(item)['chain'] === chain.name)
     if (meant.length !== listed.length) {
       return `chain ${chain.name} has ${listed.length} rules instead of ${meant.length}`
     }
     for (const [index, rule] of meant.entries()) {
       const found = listed[index]
-      if (found === undefined || !sameStatements(rule.expr, body(found)['expr'])) {
+      if (found === undefined || !sameStatements(rule.expr, bodyOf(found)['expr'])) {
         return `rule ${index + 1} of chain ${chain.name} reads back differently`
       }
     }
@@ -102,8 +103,8 @@ function differRules(table: Table, items: readonly Item[]): string | undefined {
 
 function differElements(table: Table, items: readonly Item[]): string | undefined {
   for (const element of table.elements.filter(({ timeout }) => timeout === undefined)) {
-    const found = items.find((item) => element.kind in item && body(item)['name'] === element.set)
-    const listed = found === undefined ? [] : body(found)['elem']
+    const found = items.find((item) => element.kind in item && bodyOf(item)['name'] === element.set)
+    const listed = found === undefined ? [] : bodyOf(found)['elem']
     const key = JSON.stringify(element.key.length === 1 ? element.key[0] : { concat: element.key })
     const present =
       Array.isArray(listed) &&

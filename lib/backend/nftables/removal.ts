@@ -2,7 +2,7 @@
  * What to delete of one jail in `agentjail_uid`, found from the listing itself. Pure.
  * Invariant: the uid's way in goes first; a half-removed jail has nothing.
  */
-import { listedItems } from './readback.js'
+import { bodyOf, listedItems } from './readback.js'
 import { jailNames, tableName } from './tables.js'
 
 /** Commands, in order, for one transaction; empty when nothing of the jail is there. */
@@ -10,10 +10,7 @@ export function removalOf(jail: string, uid: number, listing: unknown): string[]
   const at = `inet ${tableName.uid}`
   const names = jailNames(jail)
   const bodies = (kind: string): Readonly<Record<string, unknown>>[] =>
-    (listedItems(listing) ?? []).flatMap((item) => {
-      const value = item[kind]
-      return typeof value === 'object' && value !== null ? [value] : []
-    })
+    (listedItems(listing) ?? []).flatMap((item) => (kind in item ? [bodyOf(item)] : []))
   const maps = bodies('map').filter((map) =>
     ['jails', 'flows', 'redirects'].includes(String(map['name'])),
   )

@@ -4,7 +4,7 @@
  * it never sees agentjail's own rule types.
  */
 import { BlockList, isIPv4 } from 'node:net'
-import type { End, FilterRule, Host, Matchers, NumberTest, Parsed, RdrRule } from './ast.js'
+import type { End, FilterRule, Host, Matchers, NumberTest, Parsed } from './ast.js'
 
 export interface Packet {
   readonly direction: 'in' | 'out'
