@@ -357,6 +357,44 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     },
   )
   table.command(
+    'service <action> <name>',
+    'A jail that starts at boot: install, uninstall, status, logs',
+    (sub) =>
+      sub
+        .positional('action', {
+          choices: ['install', 'uninstall', 'status', 'logs'] as const,
+          demandOption: true,
+        })
+        .positional('name', { type: 'string', demandOption: true })
+        .option('policy', {
+          alias: 'p',
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [] as string[],
+        })
+        .option('credential', {
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [] as string[],
+          describe: 'systemd: ID:FILE, for credentials of the policy that are from systemd:ID',
+        })
+        .option('print', {
+          type: 'boolean',
+          default: false,
+          describe: 'install: only show the file',
+        })
+        .option('lines', { type: 'number', default: 100, describe: 'logs: how many' })
+        .example('$0 service install bot --policy openai-telegram -- node bot.js', ''),
+    async ({ action, name, policy, credential, print, lines, '--': rest }) => {
+      const { serviceCommand } = await import('./commands/service.js')
+      const command = (rest ?? []) as string[]
+      const options = { policies: policy, credentials: credential, command, print, lines }
+      finish(await serviceCommand({ action, name, ...options }, io))
+    },
+  )
+  table.command(
     'doctor',
     'What this machine lacks, why it matters, and the fix',
     (sub) =>

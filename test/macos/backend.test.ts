@@ -315,11 +315,9 @@ t.test('bad input: one clear message, nothing left', async (t) => {
   })
   const { backend: bare, mac: without, warnings } = setUp()
   without.state.interfaces = without.state.interfaces.filter((each) => each !== 'pflog0')
-  const { run } = without
-  without.run = async (argv, options) =>
-    argv[0] === '/sbin/ifconfig'
-      ? { code: 1, stdout: '', stderr: 'ifconfig: SIOCIFCREATE2: Operation not permitted\n' }
-      : await run.call(without, argv, options)
+  const stderr = 'ifconfig: SIOCIFCREATE2: Operation not permitted\n'
+  without.intercept = ([program]) =>
+    program === '/sbin/ifconfig' ? { code: 1, stdout: '', stderr } : undefined
   await openJail(bare, mail)
   t.match(warnings, [/no pflog0 .*not permitted.*sudo ifconfig pflog0 create/])
   t.throws(

@@ -83,8 +83,7 @@ export function play(world: PfWorld, flow: Flow): Outcome {
 
 /** The packet comes in again on lo0, where a redirect must take it: else it would be forwarded, or lost. */
 function throughGate(world: PfWorld, packet: Packet): Outcome {
-  const { uid: _, ...arriving } = packet
-  const target = redirect(world, { ...arriving, direction: 'in', on: 'lo0' })
+  const target = redirect(world, { ...packet, direction: 'in', on: 'lo0' })
   return target === undefined ? 'hangs' : { gate: target.port }
 }
 

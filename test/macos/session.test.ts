@@ -356,12 +356,9 @@ t.test('the gate dies, the rules cannot be mended: the command is ended', async 
 t.test('a process that does not end keeps its rules', async (t) => {
   const mac = await prepared()
   const run = stage(mac, async () => ({ code: 0 }))
-  mac.kill = () => true
-  const { run: real } = mac
-  mac.run = (argv, options) =>
-    argv[0] === '/bin/launchctl'
-      ? Promise.resolve({ code: 3, stdout: '', stderr: '' })
-      : real.call(mac, argv, options)
+  mac.isDeaf = true
+  mac.intercept = ([program]) =>
+    program === '/bin/launchctl' ? { code: 3, stdout: '', stderr: '' } : undefined
   await run.warden.run()
   t.match(
     run.notices.join('\n'),
@@ -429,9 +426,7 @@ t.test('a crash at every step: denying, and cleared by the next command', async 
     const before = snapshot(mac)
     let outside = 0
     const run = stage(mac, () => Promise.resolve({ code: 0 }))
-    const { step } = mac
-    mac.step = (what) => {
-      step.call(mac, what)
+    mac.onStep = () => {
       if (reaches(mac, '203.0.113.66', 443)) outside++
     }
     Object.assign(mac, { failAt: mac.steps + at, crash: true })
@@ -444,7 +439,6 @@ t.test('a crash at every step: denying, and cleared by the next command', async 
       t.ok(at > 60, `${String(at - 1)} instants`)
       return
     }
-    mac.processStart = () => Promise.resolve(undefined)
     await clear(mac, run)
     t.equal(snapshot(mac), before, `step ${String(at)}: cleared`)
   }
@@ -452,20 +446,19 @@ t.test('a crash at every step: denying, and cleared by the next command', async 
 })
 
 async function clear(mac: FakeMac, { parts }: Stage): Promise<void> {
-  const { processStart } = mac
-  mac.processStart = () => Promise.resolve(undefined)
+  mac.forgetsProcesses = true
   const { registry, backend, system } = parts
   await collect({ system, registry, backend, cleanLaunch: () => Promise.resolve() })
   await backend.ensureStaticDeny(reserved)
   for (const file of ['bot.pem', 'bot-bundle.pem'])
     await system.removeFile(`${settings.stateDir}-ca/${file}`)
-  mac.processStart = processStart
+  mac.forgetsProcesses = false
 }
 
 t.test('processes as ps tells them', async (t) => {
   const mac = new FakeMac()
   mac.state.processes.push({ pid: 77, uid, command: 'x' }, { pid: 78, uid: 501, command: 'y' })
-  const system = darwinSystem({ ...mac, run: mac.run.bind(mac) } as unknown as FakeMac)
+  const system = darwinSystem(mac)
   t.strictSame(await system.processesOf(uid), [77])
   t.type(await system.processStart(77), 'number')
   t.equal(await system.processStart(9999), undefined)

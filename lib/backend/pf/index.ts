@@ -12,6 +12,7 @@ import { pfJail } from './jail.js'
 import { DenialLog } from './log.js'
 import { defaultAnchor, isAnchorPath } from './names.js'
 import { printRuleset } from './print.js'
+import type { PfStore } from './store.js'
 
 export interface PfOptions {
   readonly system: System
@@ -74,7 +75,7 @@ export function pfBackend(options: PfOptions): Backend {
             hint: 'end them first, or clear what is dead with: agentjail gc',
           },
         )
-      await anchor.change('closing', ({ range: _, ...store }) => store)
+      await anchor.change('closing', (store) => withoutDeny(store))
     },
   }
 }
@@ -83,4 +84,8 @@ export function pfBackend(options: PfOptions): Backend {
 function renderPlan(plan: NetworkPlan, path: string): readonly RenderedRules[] {
   const text = printRuleset(compilePf([pfJail(plan, [])], plan.range))
   return [{ title: `anchor ${path}`, format: 'pf', text }]
+}
+
+function withoutDeny({ v, boot, token, jails }: PfStore): PfStore {
+  return { v, boot, jails, ...(token === undefined ? {} : { token }) }
 }

@@ -54,12 +54,14 @@ function parseStore(text: string, path: string): PfStore {
   }
   if (typeof value !== 'object' || value === null) throw bad('it is no object')
   const store = value as Partial<Record<keyof PfStore, unknown>>
-  if (store.v !== version) throw bad(`its version is ${JSON.stringify(store.v) ?? 'missing'}`)
+  if (store.v !== version)
+    throw bad(`its version is ${'v' in store ? JSON.stringify(store.v) : 'missing'}`)
   const whole =
     typeof store.boot === 'string' &&
     Array.isArray(store.jails) &&
     store.jails.every(isJail) &&
-    (store.token === undefined || /^\d{1,20}$/.test(String(store.token)))
+    (store.token === undefined ||
+      (typeof store.token === 'string' && /^\d{1,20}$/.test(store.token)))
   if (!whole) throw bad('members are missing')
   return value as PfStore
 }

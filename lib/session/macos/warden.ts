@@ -9,7 +9,7 @@ import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
 import type { Decision } from '../../audit/record.js'
 import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
 import { errorMessage, JailError } from '../../errors.js'
-import type { FromGate, GateConfig } from '../../gate/protocol.js'
+import type { FromGate, GateConfig, Listener } from '../../gate/protocol.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
 import type { Ending, Running } from '../../launch/types.js'
 import type { Facts, Plan, Settings } from '../../plan/types.js'
@@ -181,7 +181,7 @@ export class MacWarden {
     const config: GateConfig = {
       jail: this.#plan.jail,
       mode: policy.transparent ? 'redirect' : 'proxy',
-      listeners: listeners.map(({ actual: _, ...listener }) => listener),
+      listeners: listeners.map(toListener),
       policy: gate,
       wantCa: gate.grants.some(({ inspect }) => inspect === 'http'),
       hostAddresses: this.#facts.hostAddresses,
@@ -397,4 +397,8 @@ export class MacWarden {
       }
     }
   }
+}
+
+function toListener({ fd, proto, role, port, family }: OpenedListener): Listener {
+  return { fd, proto, role, port, ...(family === undefined ? {} : { family }) }
 }

@@ -30,7 +30,7 @@ export function launchctl(state: MacState, [verb = '', ...args]: readonly string
         return answer()
       }
       if (job === undefined) return answer(3, '', 'Boot-out failed: 3: No such process\n')
-      delete state.launchd[label]
+      Reflect.deleteProperty(state.launchd, label)
       return answer()
     case 'print':
       if (job === undefined)

@@ -289,13 +289,13 @@ class Pfctl {
               .map((rule) => `${formatRule(rule, new Map())}\n`)
               .join('')
       if (anchor === '') pf.main = left
-      else if (left === '') delete pf.anchors[anchor]
+      else if (left === '') Reflect.deleteProperty(pf.anchors, anchor)
       else pf.anchors[anchor] = left
       this.#tell(kind === 'nat' ? 'nat cleared\n' : 'rules cleared\n')
     }
     if (kind === 'Tables' || kind === 'all') {
       const gone = Object.keys(pf.tables).filter((key) => key.startsWith(`${anchor}\0`))
-      for (const key of gone) delete pf.tables[key]
+      for (const key of gone) Reflect.deleteProperty(pf.tables, key)
       this.#tell(`${String(gone.length)} tables deleted.\n`)
     }
     if (kind === 'states' || (kind === 'all' && anchor === '')) {
@@ -378,7 +378,7 @@ class Pfctl {
     for (const key of Object.keys(pf.tables)) {
       const [path, table = ''] = key.split('\0')
       // Anchors' tables are replaced with the anchor; persist ones that a file no longer names go too.
-      if (path === anchor && !named.has(table)) delete pf.tables[key]
+      if (path === anchor && !named.has(table)) Reflect.deleteProperty(pf.tables, key)
     }
     return undefined
   }
@@ -441,7 +441,7 @@ class Pfctl {
         this.#tell(`${String(before.size)} addresses deleted.\n`)
         break
       case 'kill':
-        delete pf.tables[key]
+        Reflect.deleteProperty(pf.tables, key)
         this.#tell('1 table deleted.\n')
         break
       case 'show':

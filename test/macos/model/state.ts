@@ -125,7 +125,7 @@ export function reboot(state: MacState): void {
   state.interfaces = state.interfaces.filter((name) => name !== 'pflog0')
   state.processes = []
   for (const path of Object.keys(state.files))
-    if (path.startsWith('/var/run/')) delete state.files[path]
+    if (path.startsWith('/var/run/')) Reflect.deleteProperty(state.files, path)
 }
 
 export interface Answer {

@@ -23,6 +23,13 @@ export class FakeMac implements System {
   failAt: number | undefined
   crash = false
   readonly sessions: FakeSession[] = []
+  /** Answers in place of a tool. */
+  intercept: ((argv: readonly string[]) => CommandResult | undefined) | undefined
+  onStep: (() => void) | undefined
+  /** Every process that a state file names is said to be gone. */
+  forgetsProcesses = false
+  /** Signals do nothing. */
+  isDeaf = false
 
   /** A step that changes or asks something; pure reading of time is none. */
   step(what: string): void {
@@ -30,6 +37,7 @@ export class FakeMac implements System {
     const fails =
       this.failAt !== undefined &&
       (this.crash ? this.steps >= this.failAt : this.steps === this.failAt)
+    this.onStep?.()
     if (fails) throw new StepFailure(`step ${String(this.steps)} failed: ${what}`)
   }
 
@@ -44,7 +52,7 @@ export class FakeMac implements System {
       if (error instanceof StepFailure) return { code: 1, stdout: '', stderr: `${error.message}\n` }
       throw error
     }
-    return runTool(this.state, argv, options.input ?? '')
+    return this.intercept?.(argv) ?? runTool(this.state, argv, options.input ?? '')
   }
 
   open(argv: readonly [string, ...string[]]): Session {
@@ -64,6 +72,7 @@ export class FakeMac implements System {
   }
 
   async processStart(pid: number): Promise<number | undefined> {
+    if (this.forgetsProcesses) return undefined
     return this.state.processes.some((one) => one.pid === pid) || pid === process.pid
       ? 1
       : undefined
@@ -135,6 +144,7 @@ export class FakeMac implements System {
   }
 
   kill(pid: number, signal: NodeJS.Signals): boolean {
+    if (this.isDeaf) return true
     const index = this.state.processes.findIndex((one) => one.pid === pid)
     if (index === -1) return false
     if (signal === 'SIGKILL' || signal === 'SIGTERM') this.state.processes.splice(index, 1)

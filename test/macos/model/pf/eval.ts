@@ -124,8 +124,8 @@ function matches(world: PfWorld, anchor: string, rule: Matchers, packet: Packet)
   if (!portMatches(rule.to.port, packet.toPort)) return false
   if (rule.flags !== undefined && rule.flags.mask !== '') {
     if (packet.proto !== 'tcp') return false
-    const seen = [...(packet.flags ?? '')].filter((flag) => rule.flags?.mask.includes(flag))
-    if (seen.sort().join('') !== [...rule.flags.set].sort().join('')) return false
+    const seen = (packet.flags ?? '').split('').filter((flag) => rule.flags?.mask.includes(flag))
+    if (seen.sort().join('') !== rule.flags.set.split('').sort().join('')) return false
   }
   return rule.user === undefined || userMatches(rule.user, packet)
 }
