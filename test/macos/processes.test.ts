@@ -40,6 +40,9 @@ for (const need of ['/usr/bin/setpriv', '/usr/bin/perl', '/bin/ps'])
   if (process.getuid?.() !== 0 || !existsSync(need))
     throw new Error(`this test needs root and ${need}`)
 
+// Each modelled command is a process of its own: slow on a busy machine.
+t.setTimeout(280_000)
+
 const main = fileURLToPath(new URL('./model/main.js', import.meta.url))
 const dir = mkdtempSync(join(tmpdir(), 'agentjail-mac-'))
 chmodSync(dir, 0o755)
