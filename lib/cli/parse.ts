@@ -194,7 +194,7 @@ function runCommands(
         await verifyCommand(
           {
             policy: args.policy,
-            isolation: args.isolation as Isolation | undefined,
+            isolation: args.isolation,
             json: args.json,
             without: args.without,
             argv,
