@@ -95,6 +95,8 @@ async function createAccount(
   account: AccountFacts,
   jail: JailName,
 ): Promise<void> {
+  // Never reused within a boot, whatever fails from here on: a process of the old owner could still be there.
+  await system.writeFile(`${settings.stateDir}/last-uid`, `${account.uid}\n`, 0o600)
   await must(system, 'make', [
     tools.useradd,
     '--system',
@@ -116,8 +118,6 @@ async function createAccount(
     '--',
     account.name,
   ])
-  // Never reused within a boot: a process of the old owner could still be there.
-  await system.writeFile(`${settings.stateDir}/last-uid`, `${account.uid}\n`, 0o600)
 }
 
 async function checkAccount(system: System, account: AccountFacts): Promise<void> {
@@ -213,7 +213,11 @@ export async function ensureGateUser(
       '--comment',
       'agentjail-gate',
     ]
-    await must(system, 'make', [tools.useradd, ...options, ...shell, '--', settings.gateUser])
+    const argv: Argv = [tools.useradd, ...options, ...shell, '--', settings.gateUser]
+    await must(system, 'make', argv).catch(async (error: unknown) => {
+      // Another first run was faster.
+      if ((await find()) === undefined) throw error
+    })
   }
   const entry = before ?? (await find())
   const { first, last } = settings.uidRange

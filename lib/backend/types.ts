@@ -79,7 +79,8 @@ export interface NetworkHold {
   /** In force in the kernel when this resolves. */
   pin(pins: readonly Pin[]): Promise<void>
   /** Applies another plan in one transaction; withdrawn destinations are closed when it resolves. */
-  update(plan: NetworkPlan): Promise<void>
+  /** `ports`: all of the gate's, where the plan needs more than before; absent: as they were. */
+  update(plan: NetworkPlan, ports?: readonly GatePort[]): Promise<void>
   /** What the kernel refused since the last call. */
   denials(): Promise<readonly Decision[]>
   /** True when everything installed still reads back as written. */

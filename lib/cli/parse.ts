@@ -57,14 +57,14 @@ function lowerFirst(text: string): string {
   return text.charAt(0).toLowerCase() + text.slice(1)
 }
 
-function withRunOptions(table: Argv) {
+function withRunOptions(table: Argv, isPolicyNeeded: boolean) {
   return table
     .option('policy', {
       alias: 'p',
       type: 'string',
       array: true,
       nargs: 1,
-      demandOption: true,
+      demandOption: isPolicyNeeded,
       describe: 'Bundled policy or file; several are joined',
     })
     .option('name', { alias: 'n', type: 'string', describe: "The jail's name [the policy's]" })
@@ -86,7 +86,7 @@ function runCommands(
     'run',
     'Run a command in a jail: agentjail run --policy P -- COMMAND',
     (sub) =>
-      withRunOptions(sub)
+      withRunOptions(sub, false)
         .option('dry-run', {
           type: 'boolean',
           default: false,
@@ -102,6 +102,11 @@ function runCommands(
           type: 'boolean',
           describe: 'Tell each denial as it happens [on a terminal]',
         })
+        .option('join', {
+          type: 'string',
+          describe: 'Run it in a jail that runs already, under its policy',
+          conflicts: ['policy', 'name', 'user', 'isolation'],
+        })
         .example(
           '$0 run --policy openai-telegram -- node bot.js',
           'A bot that reaches two services and nothing else',
@@ -112,11 +117,17 @@ function runCommands(
           'Exit code: that of the command; 125 if it was not launched, 126/127 as a shell, 2 for bad input.',
         ),
     async (args) => {
+      if (args.policy === undefined && args.join === undefined) {
+        throw new JailError('USAGE', 'missing required argument: policy', {
+          hint: 'for example: agentjail run --policy openai -- node bot.js',
+        })
+      }
       const { runCommand } = await import('./commands/run.js')
       finish(
         await runCommand(
           {
-            policy: args.policy,
+            policy: args.policy ?? [],
+            join: args.join,
             command: commandOf(args),
             name: args.name,
             user: args.user,
@@ -137,7 +148,7 @@ function runCommands(
     'plan',
     'Print what `run` would do: account, rules, DNS, launch',
     (sub) =>
-      withRunOptions(sub).example('$0 plan --policy openai', 'Rules as they would be loaded'),
+      withRunOptions(sub, true).example('$0 plan --policy openai', 'Rules as they would be loaded'),
     async (args) => {
       const { runCommand } = await import('./commands/run.js')
       const words = wordsAfter(args)
@@ -146,7 +157,7 @@ function runCommands(
       finish(
         await runCommand(
           {
-            policy: args.policy,
+            policy: args.policy ?? [],
             command,
             name: args.name,
             user: args.user,
@@ -301,6 +312,15 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     async ({ name, destination }) => {
       const { denyCommand } = await import('./commands/deny.js')
       finish(await denyCommand({ name, destination }, io))
+    },
+  )
+  table.command(
+    'stop <name>',
+    'End a jail: SIGTERM to its command, SIGKILL five seconds later',
+    (sub) => sub.positional('name', { type: 'string', demandOption: true }),
+    async ({ name }) => {
+      const { stopCommand } = await import('./commands/stop.js')
+      finish(await stopCommand(name, io))
     },
   )
   table.command(

@@ -18,12 +18,15 @@ import { createAsk } from './dns/upstream.js'
 import { Grants } from './grants.js'
 import { loadHttp } from './http-gate.js'
 import { Names, type PinInKernel } from './names.js'
-import type { GateConfig, GatePolicy, GateStats, Listener } from './protocol.js'
+import type { GateConfig, GatePolicy, GateStats, HandedListener } from './protocol.js'
 import { serveProxy } from './proxy/serve.js'
 import { type HttpHandlers, Relay, serverOptions } from './relay.js'
 import { relayUdp } from './udp.js'
 
 const backlog = 511
+
+/** Where a listener's socket is: a descriptor the gate inherited, or a native handle that came over IPC. */
+type Source = { readonly fd: number } | { readonly handle: unknown }
 
 export interface GateHooks {
   readonly send: SendBatch
@@ -92,7 +95,7 @@ export class Gate {
       }),
     )
     try {
-      for (const listener of config.listeners) await gate.#serve(listener)
+      for (const listener of config.listeners) await gate.#serve(listener, { fd: listener.fd })
     } catch (error) {
       gate.close()
       throw error
@@ -115,6 +118,11 @@ export class Gate {
     void this.#names.repin()
     await this.#decisions.flush()
     return cut
+  }
+
+  /** Serves one more socket, handed over while running. */
+  async add(listener: HandedListener, handle: unknown): Promise<void> {
+    await this.#serve(listener, { handle })
   }
 
   stats(): GateStats {
@@ -143,20 +151,25 @@ export class Gate {
     return new Grants(policy, host)
   }
 
-  async #serve(listener: Listener): Promise<void> {
+  async #serve(listener: HandedListener, source: Source): Promise<void> {
     this.#served.push(
-      listener.proto === 'udp' ? await this.#serveUdp(listener) : await this.#serveTcp(listener),
+      listener.proto === 'udp'
+        ? await this.#serveUdp(listener, source)
+        : await this.#serveTcp(listener, source),
     )
   }
 
-  async #serveUdp(listener: Listener): Promise<Served> {
+  async #serveUdp(listener: HandedListener, source: Source): Promise<Served> {
     const socket = dgram.createSocket(listener.family === 4 ? 'udp4' : 'udp6')
     await new Promise<void>((resolve, reject) => {
       socket.once('error', reject)
-      socket.bind({ fd: listener.fd }, () => {
+      const bound = (): void => {
         socket.off('error', reject)
         resolve()
-      })
+      }
+      // A native handle is taken as it is; the types know the other forms only.
+      if ('fd' in source) socket.bind({ fd: source.fd }, bound)
+      else socket.bind(source.handle as dgram.BindOptions, bound)
     })
     if (listener.role === 'dns') return serveDnsUdp(socket, this.#filter)
     return relayUdp(socket, listener.port, {
@@ -168,13 +181,13 @@ export class Gate {
     })
   }
 
-  async #serveTcp(listener: Listener): Promise<Served> {
+  async #serveTcp(listener: HandedListener, source: Source): Promise<Served> {
     const server = net.createServer(listener.role === 'dns' ? {} : serverOptions)
     // Before it listens: a connection may be waiting already.
     const served = this.#attach(server, listener)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
-      server.listen({ fd: listener.fd, backlog }, () => {
+      server.listen('fd' in source ? { fd: source.fd, backlog } : source.handle, () => {
         server.off('error', reject)
         // Out of descriptors for a moment: the connection waits in the backlog.
         server.on('error', () => undefined)
@@ -184,7 +197,7 @@ export class Gate {
     return served
   }
 
-  #attach(server: net.Server, listener: Listener): Served {
+  #attach(server: net.Server, listener: HandedListener): Served {
     switch (listener.role) {
       case 'dns':
         return serveDnsTcp(server, this.#filter)

@@ -67,13 +67,17 @@ async function update(serialOfUpdate: number, policy: GatePolicy): Promise<void>
   await send({ type: 'updated', serial: serialOfUpdate, cut })
 }
 
-async function handle(message: ToGate): Promise<void> {
+async function handle(message: ToGate, socket: unknown): Promise<void> {
   switch (message.type) {
     case 'start':
       if (gate !== undefined) throw new Error('started twice')
       return await start(message)
     case 'update':
       return await update(message.serial, message.policy)
+    case 'listener':
+      if (gate === undefined || socket === undefined) throw new Error('a socket too early or lost')
+      await gate.add(message.listener, socket)
+      return await send({ type: 'serving', serial: message.serial })
     case 'pinned':
       pinsAsked.get(message.serial)?.(message.ok)
       return
@@ -101,8 +105,8 @@ process.on('unhandledRejection', fatal)
 process.on('disconnect', () => {
   process.exit(0)
 })
-process.on('message', (message: ToGate) => {
-  handle(message).catch(fatal)
+process.on('message', (message: ToGate, socket: unknown) => {
+  handle(message, socket).catch(fatal)
 })
 if (process.send === undefined) {
   process.stderr.write('agentjail: the gate is started by agentjail itself, not by hand\n')

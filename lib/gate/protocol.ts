@@ -21,6 +21,9 @@ export interface Listener {
   readonly family?: 4 | 6
 }
 
+/** As `Listener`, for a socket that comes as a handle while the gate runs. */
+export type HandedListener = Omit<Listener, 'fd'>
+
 /** A listening port of the command that the host's loopback shall reach (`loopback.listen`). */
 export interface Inward {
   readonly fd: number
@@ -76,6 +79,8 @@ export type ToGate =
   /** Replace the policy at once; connections whose grant is gone are cut before `updated` is answered. */
   | { readonly type: 'update'; readonly serial: number; readonly policy: GatePolicy }
   | { readonly type: 'pinned'; readonly serial: number; readonly ok: boolean }
+  /** One more socket to serve, which travels with the message; answered with `serving`. */
+  | { readonly type: 'listener'; readonly serial: number; readonly listener: HandedListener }
   | { readonly type: 'ping'; readonly serial: number }
   | { readonly type: 'stop' }
 
@@ -111,5 +116,6 @@ export type FromGate =
       readonly serial: number
       /** Connections cut. */ readonly cut: number
     }
+  | { readonly type: 'serving'; readonly serial: number }
   | { readonly type: 'pong'; readonly serial: number; readonly stats: GateStats }
   | { readonly type: 'fatal'; readonly message: string }

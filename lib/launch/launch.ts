@@ -69,6 +69,7 @@ async function launchOnce(
   const undos: (() => Promise<readonly string[]>)[] = []
   const undo = async (): Promise<readonly string[]> => {
     const lines = [...(cgroup?.hit() ?? [])]
+    if (spec.joins === true) return lines
     await cgroup?.remove()
     for (const step of undos.splice(0)) {
       lines.push(...(await step()))
@@ -102,7 +103,8 @@ async function launchOnce(
       rlimits: out.has('limits') ? '' : rlimits(spec.limits, cgroup !== undefined),
       cgroups: cgroup?.join ?? [],
     })
-    if (share === 'acl' && facts !== undefined) undos.push(await shareByAcl(spec, facts.trees))
+    if (share === 'acl' && facts !== undefined && spec.joins !== true)
+      undos.push(await shareByAcl(spec, facts.trees))
     child = start(plan, spec)
   } catch (error) {
     await undo()

@@ -38,6 +38,8 @@ export interface LaunchSpec {
   readonly caller: { readonly uid: number; readonly gid: number }
   /** Open files for standard input and output; absent: those of the caller. */
   readonly stdio?: { readonly input: number; readonly output: number }
+  /** A further command in a jail that runs: what its first command shares and undoes is not shared or undone again. */
+  readonly joins?: boolean
   /** Pieces of the hardening to leave out; only `verify --without` sets it, to show that its probes can fail. */
   readonly without: readonly HardeningPiece[]
 }

@@ -12,8 +12,8 @@ export interface CollectTools {
   readonly system: System
   readonly registry: Registry
   readonly backend: Backend
-  /** What the launcher left outside the namespaces: cgroups, access lists, mounts. */
-  readonly cleanLaunch: (jail: string, uid: number, cwd: string) => Promise<void>
+  /** What a killed warden left outside the namespaces: its socket, control groups, access lists. */
+  readonly cleanLaunch: (entry: RegistryEntry) => Promise<void>
 }
 
 export interface Collected {
@@ -57,7 +57,7 @@ async function clear(
     uid: entry.uid,
     isolation: entry.isolation === 'namespace' ? 'namespace' : 'uid',
   })
-  await cleanLaunch(entry.name, entry.uid, entry.cwd)
+  await cleanLaunch(entry)
   await registry.remove(entry.name)
 }
 

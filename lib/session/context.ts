@@ -11,6 +11,7 @@ import { findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
 import { collect, deadJails } from './collect.js'
 import type { Collected, CollectTools } from './collect.js'
+import { controlPath } from './control.js'
 import { withLock } from './lock.js'
 import { openRegistry } from './registry.js'
 import type { Registry } from './registry.js'
@@ -38,13 +39,12 @@ export interface Context {
 }
 
 /** For commands that change the machine: root, Linux, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
-export async function openContext(): Promise<Context> {
+export async function openContext(system: System = realSystem()): Promise<Context> {
   if (process.getuid?.() !== 0) {
     throw new JailError('NOT_ROOT', 'this needs root', { hint: 'run it through sudo' })
   }
   if (process.platform !== 'linux')
     throw new JailError('PLATFORM', `${process.platform} is not supported here`)
-  const system = realSystem()
   const config = await loadConfig()
   const found = findTools(toolNames)
   const tools = Object.fromEntries(
@@ -64,13 +64,17 @@ export async function makeState({
 }
 
 export function collectTools(context: Context): CollectTools {
-  const { system, registry, backend } = context
+  const { system, registry, backend, config } = context
   return {
     system,
     registry,
     backend,
-    // The launch keeps everything inside namespaces that end with it.
-    cleanLaunch: () => Promise.resolve(),
+    // Mounts and namespaces end with the launch itself.
+    cleanLaunch: async ({ name }) => {
+      await system.removeFile(controlPath(config.stateDir, name))
+      const { removeCgroups } = await import('../launch/cgroup.js')
+      removeCgroups(name)
+    },
   }
 }
 

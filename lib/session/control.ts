@@ -14,6 +14,12 @@ export type ControlRequest =
   | { readonly op: 'policy' }
   /** `policy`: the whole new policy, as `policyToJson` writes it; `base`: refused (STATE) unless this is in force. */
   | { readonly op: 'reload'; readonly policy: string; readonly base?: string }
+  /** How to launch a further command; the connection stays open, and its end is the end of the jail. */
+  | { readonly op: 'join' }
+  /** SIGTERM to the command, SIGKILL after a grace. */
+  | { readonly op: 'stop' }
+
+const operations = ['status', 'policy', 'reload', 'join', 'stop']
 
 export type ControlReply =
   | { readonly ok: true; readonly result: unknown }
@@ -30,11 +36,17 @@ const answerTimeout = 30_000
 export const controlPath = (stateDir: string, jail: string): string =>
   `${stateDir}/control-${jail}.sock`
 
+export interface Control {
+  /** Cuts every connection: whoever joined ends their command. */
+  release(): void
+  close(): Promise<void>
+}
+
 /** Serves until closed. The directory is 0700, so whoever connects is root. */
 export async function serveControl(
   path: string,
   handle: (request: ControlRequest) => Promise<unknown>,
-): Promise<{ close(): Promise<void> }> {
+): Promise<Control> {
   await removeSocket(path)
   const sockets = new Set<Socket>()
   const server: Server = createServer((socket) => {
@@ -43,7 +55,10 @@ export async function serveControl(
     socket.on('error', () => undefined)
     readLine(socket).then(
       async (line) => {
-        socket.end(`${JSON.stringify(await answer(line, handle))}\n`)
+        const { reply, stays } = await answer(line, handle)
+        const text = `${JSON.stringify(reply)}\n`
+        if (stays) socket.write(text)
+        else socket.end(text)
       },
       () => socket.destroy(),
     )
@@ -54,9 +69,13 @@ export async function serveControl(
   })
   // The command's end is what ends the warden, not this.
   server.unref()
+  const release = (): void => {
+    for (const socket of sockets) socket.destroy()
+  }
   return {
+    release,
     close: async () => {
-      for (const socket of sockets) socket.destroy()
+      release()
       await new Promise<void>((resolve) => {
         server.close(() => {
           resolve()
@@ -70,16 +89,16 @@ export async function serveControl(
 async function answer(
   line: string,
   handle: (request: ControlRequest) => Promise<unknown>,
-): Promise<ControlReply> {
+): Promise<{ reply: ControlReply; stays: boolean }> {
   try {
     const request = JSON.parse(line) as ControlRequest
-    if (!['status', 'policy', 'reload'].includes(request.op))
-      throw new JailError('USAGE', 'no such request')
-    return { ok: true, result: await handle(request) }
+    if (!operations.includes(request.op)) throw new JailError('USAGE', 'no such request')
+    return { reply: { ok: true, result: await handle(request) }, stays: request.op === 'join' }
   } catch (error) {
     const { code, message, hint } =
       error instanceof JailError ? error : new JailError('STATE', errorMessage(error))
-    return { ok: false, code, message, ...(hint === undefined ? {} : { hint }) }
+    const reply = { ok: false, code, message, ...(hint === undefined ? {} : { hint }) } as const
+    return { reply, stays: false }
   }
 }
 
@@ -89,6 +108,17 @@ export async function askWarden(
   jail: string,
   request: ControlRequest,
 ): Promise<unknown> {
+  const { result, socket } = await converse(path, jail, request)
+  socket.destroy()
+  return result
+}
+
+/** As `askWarden`, and the connection stays: its `close` says that the jail ends. */
+export async function converse(
+  path: string,
+  jail: string,
+  request: ControlRequest,
+): Promise<{ result: unknown; socket: Socket }> {
   const socket = createConnection(path)
   socket.setTimeout(answerTimeout, () => socket.destroy(new Error('no answer')))
   let line: string
@@ -100,15 +130,16 @@ export async function askWarden(
     socket.write(`${JSON.stringify(request)}\n`)
     line = await readLine(socket)
   } catch (error) {
+    socket.destroy()
     throw new JailError('NAME_UNKNOWN', `jail ${jail} does not answer: ${errorMessage(error)}`, {
       hint: 'see which run: agentjail status',
       cause: error,
     })
-  } finally {
-    socket.destroy()
   }
+  socket.setTimeout(0)
   const reply = JSON.parse(line) as ControlReply
-  if (reply.ok) return reply.result
+  if (reply.ok) return { result: reply.result, socket }
+  socket.destroy()
   throw new JailError(
     reply.code,
     reply.message,

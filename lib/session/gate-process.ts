@@ -3,7 +3,7 @@
  * Invariant: nothing the gate says is trusted; it ends with the warden, and with it the jail's way out.
  */
 import { spawn } from 'node:child_process'
-import type { ChildProcess } from 'node:child_process'
+import type { ChildProcess, SendHandle } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -48,7 +48,8 @@ export interface GateProcess {
   readonly listeners: Promise<readonly OpenedListener[]>
   /** Settles with the jail CA's certificate (if asked for) when everything is served. */
   start(config: GateConfig): Promise<string | undefined>
-  send(message: ToGate): void
+  /** `handle`: a native socket handle that travels along. */
+  send(message: ToGate, handle?: unknown): void
   onMessage(listener: (message: FromGate) => void): void
   onExit(listener: (why: string) => void): void
   kill(): void
@@ -196,7 +197,9 @@ class GateChild implements GateProcess {
       end(error.message)
     })
     child.on('close', (code, signal) => {
-      const last = this.#stderr.trim().split('\n').at(-1) ?? ''
+      const lines = this.#stderr.trim().split('\n')
+      // Node's own last line is its version; what went wrong is in the one that names the error.
+      const last = lines.find((line) => /^[A-Za-z]*Error\b/.test(line)) ?? lines.at(-1) ?? ''
       end(last === '' ? `it ended with ${signal ?? `code ${code ?? ''}`}` : last)
     })
     child.on('message', (message) => {
@@ -216,8 +219,8 @@ class GateChild implements GateProcess {
     })
   }
 
-  send(message: ToGate): void {
-    if (this.#child.connected) this.#child.send(message, () => undefined)
+  send(message: ToGate, handle?: unknown): void {
+    if (this.#child.connected) this.#child.send(message, handle as SendHandle, () => undefined)
   }
 
   onMessage(listener: (message: FromGate) => void): void {
@@ -282,7 +285,7 @@ function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListen
   })
 }
 
-const messageTypes = ['ready', 'decisions', 'pin', 'updated', 'pong', 'fatal']
+const messageTypes = ['ready', 'decisions', 'pin', 'updated', 'serving', 'pong', 'fatal']
 
 function isFromGate(message: unknown): message is FromGate {
   return (

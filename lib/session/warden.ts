@@ -8,22 +8,24 @@ import type { AuditLog } from '../audit/log.js'
 import { NameBook } from '../audit/names.js'
 import type { Decision } from '../audit/record.js'
 import { sanitiseDecisions } from '../audit/sanitise.js'
-import type { NetworkHold } from '../backend/types.js'
-import { ensureAccount, ensureGateUser } from '../account/linux.js'
+import type { GatePort, NetworkHold } from '../backend/types.js'
+import { ensureAccount, ensureGateUser, findAccount } from '../account/linux.js'
 import { errorMessage, JailError } from '../errors.js'
-import type { FromGate, GateConfig, GatePolicy } from '../gate/protocol.js'
+import type { FromGate, GatePolicy, PinRequest } from '../gate/protocol.js'
 import { findLaunchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
-import type { Ending, Running } from '../launch/types.js'
+import type { Ending, LaunchSpec, Running } from '../launch/types.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { compilePlan } from '../plan/compile.js'
+import { accountName } from '../plan/names.js'
 import { policyFromJson, policyToJson } from '../policy/json.js'
-import { endProcesses } from './collect.js'
+import { collect, endProcesses } from './collect.js'
+import { collectTools } from './context.js'
 import type { Context } from './context.js'
 import { controlPath, serveControl } from './control.js'
-import type { ControlRequest } from './control.js'
-import { spawnGate } from './gate-process.js'
-import type { GateProcess, OpenedListener } from './gate-process.js'
+import type { Control, ControlRequest } from './control.js'
+import { GateKeeper } from './gate-keeper.js'
+import { joinable } from './join.js'
 import { withLock } from './lock.js'
 import { checkPin } from './pins.js'
 import { ownIdentity, isAlive } from './registry.js'
@@ -41,6 +43,8 @@ export interface WardenEvents {
   readonly onPolicy: (plan: Plan) => void
 }
 
+/** Milliseconds between SIGTERM and SIGKILL. */
+const stopGrace = 5_000
 /** Milliseconds between readings of what the kernel refused. */
 const denialInterval = 500
 /** In `uid` isolation the rules are looked at this often; in `namespace` only the second line, the static deny. */
@@ -59,15 +63,18 @@ export class Warden {
   #audit: AuditLog | undefined
   readonly #names = new NameBook()
   #hold: NetworkHold | undefined
-  #gate: GateProcess | undefined
+  #control: Control | undefined
+  #keeper: GateKeeper | undefined
   #gateUser = { uid: 0, gid: 0 }
+  #extraCa: string | undefined
   #running: Running | undefined
   #watch: Watch | undefined
   #policy: GatePolicy
   #ending = false
-  #restarted = false
-  #serial = 0
+  #failed = false
   #pinCount = 0
+  /** Changes of the policy go one at a time. */
+  #changes: Promise<unknown> = Promise.resolve()
 
   constructor(
     context: Context,
@@ -101,8 +108,7 @@ export class Warden {
   }
 
   async #start(signals: SignalRelay): Promise<Running> {
-    await this.#claim()
-    await this.#prepareMachine()
+    await this.#enter()
     this.#audit = await openAuditLog({
       dir: this.#context.config.logDir,
       jail: this.#plan.jail,
@@ -114,22 +120,44 @@ export class Warden {
     })
     this.#push('close the audit log', async () => this.#audit?.close())
     const hold = await this.#openNetwork()
-    const listeners = await this.#openGate(hold)
+    const keeper = this.#keepGate(hold)
+    const ports = await keeper.open()
     const wantsCa = this.#policy.grants.some(({ inspect }) => inspect === 'http')
-    const ready = this.#startGate(listeners, wantsCa)
-    await hold.connectGate(
-      listeners
-        .map(({ proto, port, actual }) => ({ proto, port, gatePort: actual }))
-        .filter(uniquePort),
-    )
+    const ready = keeper.start()
+    ready.catch(() => undefined)
+    await this.#connect(hold, ports)
     // The sockets listen already: the gate finishes its start while the command starts, unless the command needs its CA.
-    const extraCa = wantsCa ? await ready : undefined
-    const running = await this.#launch(hold, extraCa)
+    this.#extraCa = wantsCa ? await ready : undefined
+    const running = await this.#launch(hold)
     signals.attach(running)
+    keeper.guard()
     ready.catch((error: unknown) => {
-      this.#fail(errorMessage(error))
+      if (keeper.restarts === 0) this.#fail(errorMessage(error))
     })
     return running
+  }
+
+  /** An account that is there already needs no lock; a new one is chosen, claimed and made under it. */
+  async #enter(): Promise<void> {
+    const { system, config } = this.#context
+    if (this.#plan.account.exists) {
+      await this.#claim()
+      await this.#prepareMachine()
+      return
+    }
+    await withLock(config.stateDir, async () => {
+      // No dead jail's uid can be chosen, and so none that a later collection would empty of processes.
+      await collect(collectTools(this.#context))
+      const { jail, account } = this.#plan
+      const found = await findAccount(system, config, {
+        jail,
+        callerUid: this.#facts.caller.uid,
+        ...(account.name === accountName(jail) ? {} : { user: account.name }),
+      })
+      this.#plan = withAccount(this.#plan, found)
+      await this.#claim()
+      await this.#prepareMachine()
+    })
   }
 
   async #claim(): Promise<void> {
@@ -161,19 +189,17 @@ export class Warden {
       controlPath(this.#context.config.stateDir, jail),
       (request) => this.#answer(request),
     )
+    this.#control = control
     this.#push('close the control socket', () => control.close())
   }
 
-  /** Shared things, under the lock, and only where something is missing. */
+  /** Shared things: looked at always, changed only where something is missing. */
   async #prepareMachine(): Promise<void> {
     const { system, config, tools, backend } = this.#context
     const { account, jail } = this.#plan
-    const work = async (): Promise<void> => {
-      await backend.ensureStaticDeny(config.uidRange)
-      this.#gateUser = await ensureGateUser(system, config, tools)
-      await ensureAccount(system, config, tools, account, jail)
-    }
-    await (account.exists ? work() : withLock(config.stateDir, work))
+    await backend.ensureStaticDeny(config.uidRange)
+    this.#gateUser = await ensureGateUser(system, config, tools)
+    await ensureAccount(system, config, tools, account, jail)
     const left = await system.processesOf(account.uid)
     if (left.length > 0) {
       throw new JailError(
@@ -189,9 +215,8 @@ export class Warden {
   async #openNetwork(): Promise<NetworkHold> {
     const { backend, config } = this.#context
     const { network } = this.#plan
-    const open = (): Promise<NetworkHold> => backend.open(network)
-    this.#hold = await (network.isolation === 'uid' ? withLock(config.stateDir, open) : open())
-    const hold = this.#hold
+    const hold = await backend.open(network)
+    this.#hold = hold
     this.#push('remove the rules', async () => {
       if (network.isolation === 'namespace') {
         await hold.close()
@@ -205,63 +230,67 @@ export class Warden {
     return hold
   }
 
-  async #openGate(hold: NetworkHold): Promise<readonly OpenedListener[]> {
-    const { network } = this.#plan
-    const specs = (['udp', 'tcp'] as const).flatMap((proto) =>
-      (proto === 'udp' ? network.gateUdp : network.gateTcp).flatMap(({ first, last }) =>
-        Array.from({ length: last - first + 1 }, (_, index) => ({ proto, meant: first + index })),
-      ),
-    )
+  #connect(hold: NetworkHold, ports: readonly GatePort[]): Promise<void> {
+    const connect = (): Promise<void> => hold.connectGate(ports)
+    return hold.netns === undefined ? withLock(this.#context.config.stateDir, connect) : connect()
+  }
+
+  #keepGate(hold: NetworkHold): GateKeeper {
     const { perl, nsenter, setpriv, bwrap } = this.#context.tools
-    const gate = spawnGate({
+    const keeper = new GateKeeper({
       tools: { perl, nsenter, setpriv, bwrap, node: this.#facts.nodePath },
-      ...(hold.netns === undefined ? {} : { netns: hold.netns }),
-      specs,
       user: this.#gateUser,
+      netns: hold.netns,
+      config: {
+        jail: this.#plan.jail,
+        mode: hold.netns === undefined ? 'redirect' : 'namespace',
+        hostAddresses: this.#facts.hostAddresses,
+        upstreams: this.#facts.resolvers,
+        ...(this.#upstreamCa === undefined ? {} : { upstreamCa: this.#upstreamCa }),
+      },
+      now: () => ({ network: this.#plan.network, policy: this.#policy }),
+      connect: (ports) => this.#connect(hold, ports),
+      onMessage: (message) => {
+        if (message.type === 'pong') this.#pinCount = message.stats.pins
+        else if (message.type === 'decisions') this.#recordFrom(message)
+        else this.#events.onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
+      },
+      onPin: (request) => this.#pin(request),
+      onNotice: (text) => {
+        this.#events.onNotice(text)
+      },
+      onFailed: (why) => {
+        this.#fail(why)
+      },
     })
-    this.#gate = gate
-    this.#push('end the gate', () => this.#endGate())
-    gate.onMessage((message) => {
-      this.#hear(gate, message)
-    })
-    gate.onExit((why) => {
-      void this.#gateEnded(gate, why)
-    })
-    return await gate.listeners
+    this.#keeper = keeper
+    this.#push('end the gate', () => keeper.end())
+    return keeper
   }
 
-  #startGate(listeners: readonly OpenedListener[], wantCa: boolean): Promise<string | undefined> {
-    const config: GateConfig = {
-      jail: this.#plan.jail,
-      mode: this.#plan.network.isolation === 'namespace' ? 'namespace' : 'redirect',
-      listeners: listeners.map(({ actual: _, ...listener }) => listener),
-      policy: this.#policy,
-      wantCa,
-      hostAddresses: this.#facts.hostAddresses,
-      upstreams: this.#facts.resolvers,
-      ...(this.#upstreamCa === undefined ? {} : { upstreamCa: this.#upstreamCa }),
-    }
-    const started =
-      this.#gate?.start(config) ?? Promise.reject(new JailError('GATE', 'there is no gate'))
-    started.catch(() => undefined)
-    return started
-  }
-
-  async #launch(hold: NetworkHold, extraCa: string | undefined): Promise<Running> {
-    const spec = {
-      ...this.#plan.launch,
-      ...(hold.netns === undefined ? {} : { netns: hold.netns }),
-      ...(extraCa === undefined ? {} : { extraCa }),
-    }
-    const running = await launch(spec, findLaunchTools(`${this.#context.config.stateDir}/stage`))
-    this.#running = running
-    for (const note of running.notes) this.#events.onNotice(note)
+  async #launch(hold: NetworkHold): Promise<Running> {
+    // Before the launch: one that fails half-way may have started something.
     this.#push('end the command', async () => {
-      running.kill()
-      await running.ended
+      this.#control?.release()
+      this.#running?.kill()
+      await this.#running?.ended
       await endProcesses(this.#context.system, this.#plan.account.uid)
     })
+    const running = await launch(
+      this.#spec(hold),
+      findLaunchTools(`${this.#context.config.stateDir}/stage`),
+    )
+    this.#running = running
+    for (const note of running.notes) this.#events.onNotice(note)
     return running
+  }
+
+  #spec(hold: NetworkHold): LaunchSpec {
+    return {
+      ...this.#plan.launch,
+      ...(hold.netns === undefined ? {} : { netns: hold.netns }),
+      ...(this.#extraCa === undefined ? {} : { extraCa: this.#extraCa }),
+    }
   }
 
   async #supervise(running: Running): Promise<Ending> {
@@ -273,7 +302,7 @@ export class Warden {
     if (update !== undefined) await registry.update(update)
     const denials = setInterval(() => {
       void this.#readDenials()
-      this.#gate?.send({ type: 'ping', serial: ++this.#serial })
+      this.#keeper?.ping()
     }, denialInterval)
     const time = this.#timeLimit(running)
     this.#watch = this.#startWatch()
@@ -293,7 +322,7 @@ export class Warden {
     const netns = this.#hold?.netns
     return {
       initPid: running.initPid,
-      ...(this.#gate === undefined ? {} : { gatePid: this.#gate.pid }),
+      ...(this.#keeper?.pid === undefined ? {} : { gatePid: this.#keeper.pid }),
       ...(netns === undefined ? {} : { netns }),
     }
   }
@@ -303,10 +332,7 @@ export class Warden {
     if (time === undefined) return undefined
     return setTimeout(() => {
       this.#events.onNotice(`the run time limit of ${time} s is reached: the command is ended`)
-      running.signal('SIGTERM')
-      setTimeout(() => {
-        running.kill()
-      }, 5_000).unref()
+      this.#stop(running)
     }, time * 1000)
   }
 
@@ -346,11 +372,38 @@ export class Warden {
         return this.#status()
       case 'policy':
         return policyToJson(this.#plan.policy)
-      case 'reload':
-        if (request.base !== undefined && request.base !== policyToJson(this.#plan.policy))
-          throw new JailError('STATE', 'the policy was changed meanwhile', { hint: 'try again' })
-        return await this.#reload(knownPolicy(request.policy))
+      case 'reload': {
+        const change = this.#changes.then(() => {
+          if (request.base !== undefined && request.base !== policyToJson(this.#plan.policy))
+            throw new JailError('STATE', 'the policy was changed meanwhile', { hint: 'try again' })
+          return this.#reload(knownPolicy(request.policy))
+        })
+        this.#changes = change.catch(() => undefined)
+        return await change
+      }
+      case 'join': {
+        const { hold } = this.#live()
+        return joinable(this.#spec(hold))
+      }
+      case 'stop':
+        this.#stop(this.#live().running)
+        return {}
     }
+  }
+
+  #live(): { hold: NetworkHold; keeper: GateKeeper; running: Running } {
+    const [hold, keeper, running] = [this.#hold, this.#keeper, this.#running]
+    if (hold !== undefined && keeper !== undefined && running !== undefined && !this.#ending)
+      return { hold, keeper, running }
+    const what = this.#ending ? 'is ending' : 'is not running yet'
+    throw new JailError('STATE', `jail ${this.#plan.jail} ${what}`, { hint: 'try again' })
+  }
+
+  #stop(running: Running): void {
+    running.signal('SIGTERM')
+    setTimeout(() => {
+      running.kill()
+    }, stopGrace).unref()
   }
 
   #status() {
@@ -371,13 +424,12 @@ export class Warden {
     } as const
   }
 
-  /** The gate first, which cuts what is withdrawn; then the kernel, in one transaction. At no point is more open than both policies together allow. */
+  /**
+   * New sockets, to which nothing leads yet; the gate, which cuts what is withdrawn; the kernel, in one transaction.
+   * At no point is more open than both policies together allow; what fails puts the old policy back.
+   */
   async #reload(policy: Plan['policy']): Promise<{ cut: number }> {
-    const gate = this.#gate
-    const hold = this.#hold
-    if (gate === undefined || hold === undefined || this.#running === undefined) {
-      throw new JailError('STATE', 'the jail is not running yet', { hint: 'try again' })
-    }
+    const { hold, keeper } = this.#live()
     const { jail, launch: spec, isolation, policies } = this.#plan
     const known = this.#policy.credentials.filter(({ id }) => policy.credentials.has(id))
     const plan = compilePlan(
@@ -386,64 +438,35 @@ export class Warden {
       { jail, command: spec.command, cwd: spec.cwd, isolation, policies },
       known,
     )
-    refuseUnservable(this.#plan, plan)
-    const cut = await this.#updateGate(gate, plan.gate)
+    // The account may have been chosen after the facts.
+    const network = { ...plan.network, uid: this.#plan.network.uid }
+    refuseNewCa(this.#policy, plan.gate)
+    const ports = await keeper.prepare(network)
+    const cut = await keeper.update(plan.gate)
+    const before = this.#policy
     this.#policy = plan.gate
-    const update = (): Promise<void> => hold.update(plan.network)
-    await (plan.network.isolation === 'uid'
-      ? withLock(this.#context.config.stateDir, update)
-      : update())
-    this.#plan = { ...plan, launch: this.#plan.launch }
-    this.#events.onPolicy(plan)
+    try {
+      const update = (): Promise<void> => hold.update(network, ports)
+      await (hold.netns === undefined ? withLock(this.#context.config.stateDir, update) : update())
+    } catch (error) {
+      this.#policy = before
+      await keeper.update(before)
+      throw error
+    }
+    this.#plan = { ...plan, network, account: this.#plan.account, launch: this.#plan.launch }
+    this.#events.onPolicy(this.#plan)
     return { cut }
   }
 
-  #updateGate(gate: GateProcess, policy: GatePolicy): Promise<number> {
-    const serial = ++this.#serial
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        // A gate that cannot change its mind keeps no connection either.
-        gate.kill()
-        reject(new JailError('GATE', 'the gate does not take the new policy; it is started again'))
-      }, 5_000)
-      gate.onMessage((message) => {
-        if (message.type !== 'updated' || message.serial !== serial) return
-        clearTimeout(timer)
-        resolve(message.cut)
-      })
-      gate.send({ type: 'update', serial, policy })
-    })
-  }
-
-  #hear(gate: GateProcess, message: FromGate): void {
-    switch (message.type) {
-      case 'decisions':
-        this.#recordFrom(message)
-        break
-      case 'pin':
-        void this.#pin(gate, message)
-        break
-      case 'pong':
-        this.#pinCount = message.stats.pins
-        break
-      case 'fatal':
-        this.#events.onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
-        break
-      default:
-        break
-    }
-  }
-
-  async #pin(gate: GateProcess, request: Extract<FromGate, { type: 'pin' }>): Promise<void> {
-    let ok = false
+  async #pin(request: PinRequest): Promise<boolean> {
     try {
       const pins = checkPin(request, this.#policy, this.#facts.hostAddresses)
       await this.#hold?.pin(pins)
-      ok = true
+      return true
     } catch (error) {
       this.#events.onNotice(`a pin was refused: ${errorMessage(error)}`)
+      return false
     }
-    gate.send({ type: 'pinned', serial: request.serial, ok })
   }
 
   /** What the gate says may be anything. */
@@ -474,73 +497,45 @@ export class Warden {
     }
   }
 
-  /** Started again once; its listeners are new sockets in the same place. */
-  async #gateEnded(gate: GateProcess, why: string): Promise<void> {
-    if (this.#ending || gate !== this.#gate || this.#running === undefined) return
-    if (this.#restarted) {
-      this.#fail(`the gate ended again: ${why}`)
-      return
-    }
-    this.#restarted = true
-    this.#events.onNotice(`the gate ended (${why}) and is started again`)
-    try {
-      const hold = this.#hold
-      if (hold === undefined) return
-      const wantCa = this.#policy.grants.some(({ inspect }) => inspect === 'http')
-      if (wantCa) throw new JailError('GATE', 'its certificates went with it')
-      const listeners = await this.#openGate(hold)
-      await this.#startGate(listeners, wantCa)
-      const ports = listeners
-        .map(({ proto, port, actual }) => ({ proto, port, gatePort: actual }))
-        .filter(uniquePort)
-      await (hold.netns === undefined
-        ? withLock(this.#context.config.stateDir, () => hold.connectGate(ports))
-        : hold.connectGate(ports))
-    } catch (error) {
-      this.#fail(`the gate cannot be started again: ${errorMessage(error)}`)
-    }
-  }
-
   #fail(why: string): void {
-    if (this.#ending) return
+    if (this.#ending || this.#failed) return
+    this.#failed = true
     this.#events.onNotice(`${why}; the command is ended`)
     this.#running?.kill()
-  }
-
-  /** Asked first, so that its last decisions arrive. */
-  async #endGate(): Promise<void> {
-    const gate = this.#gate
-    if (gate === undefined) return
-    const gone = new Promise<void>((resolve) => {
-      gate.onExit(() => {
-        resolve()
-      })
-    })
-    gate.send({ type: 'stop' })
-    const timer = setTimeout(() => {
-      gate.kill()
-    }, 300)
-    await gone
-    clearTimeout(timer)
   }
 
   #push(what: string, run: () => Promise<void>): void {
     this.#undo.push({ what, run })
   }
 
-  /** All of it, in reverse, whatever fails; what failed is reported and stays denied. */
+  /** All of it, in reverse, whatever fails; what failed is reported, stays denied, and stays in the registry for gc. */
   async #undoAll(): Promise<void> {
+    let isKept = false
     let processesLeft = false
     for (const { what, run } of this.#undo.splice(0).reverse()) {
-      // Rules never leave while a process of the uid lives.
-      if (processesLeft && (what === 'remove the rules' || what === 'leave the registry')) continue
+      // Rules never leave while a process of the uid lives; the entry names what a later collection must clear.
+      if (processesLeft && what === 'remove the rules') continue
+      if (isKept && what === 'leave the registry') continue
       try {
         await run()
       } catch (error) {
         processesLeft ||= what === 'end the command'
-        this.#events.onNotice(`could not ${what}: ${errorMessage(error)}`)
+        isKept ||= processesLeft || what === 'remove the rules'
+        this.#events.onNotice(
+          `could not ${what}: ${errorMessage(error)}${isKept ? '; the user stays denied, and agentjail gc clears it later' : ''}`,
+        )
       }
     }
+  }
+}
+
+/** The same plan for an account whose uid was chosen only now. */
+function withAccount(plan: Plan, account: Plan['account']): Plan {
+  return {
+    ...plan,
+    account,
+    network: { ...plan.network, uid: account.uid },
+    launch: { ...plan.launch, user: account },
   }
 }
 
@@ -551,40 +546,16 @@ function knownPolicy(text: string): Plan['policy'] {
   return policy
 }
 
-/** The gate's sockets are opened before it starts: a port it does not listen on needs a new run. */
-function refuseUnservable(before: Plan, after: Plan): void {
-  const served = (plan: Plan): Set<string> =>
-    new Set(
-      (['gateTcp', 'gateUdp'] as const).flatMap((side) =>
-        plan.network[side].flatMap(({ first, last }) =>
-          Array.from({ length: last - first + 1 }, (_, index) => `${side} ${first + index}`),
-        ),
-      ),
-    )
-  const now = served(before)
-  const missing = [...served(after)]
-    .filter((port) => !now.has(port))
-    .map((port) => port.replace('gateTcp', 'tcp').replace('gateUdp', 'udp'))
-  const needsCa =
-    after.gate.grants.some(({ inspect }) => inspect === 'http') &&
-    !before.gate.grants.some(({ inspect }) => inspect === 'http')
-  if (missing.length === 0 && !needsCa) return
-  const what = needsCa
-    ? 'inspect: http, for which the command must trust a certificate from its start'
-    : `ports the gate does not serve yet (${missing.slice(0, 5).join(', ')})`
+/** A command that runs already cannot be made to trust a new CA. */
+function refuseNewCa(before: GatePolicy, after: GatePolicy): void {
+  const inspects = ({ grants }: GatePolicy): boolean =>
+    grants.some(({ inspect }) => inspect === 'http')
+  if (!inspects(after) || inspects(before)) return
   throw new JailError(
     'POLICY_INVALID',
-    `the new policy needs ${what}; the old one stays in force`,
+    'the new policy needs inspect: http, for which the command must trust a certificate from its start; the old one stays in force',
     { hint: 'end the jail and run it again' },
   )
-}
-
-function uniquePort(
-  port: { proto: string; port: number },
-  index: number,
-  all: readonly { proto: string; port: number }[],
-): boolean {
-  return all.findIndex((other) => other.proto === port.proto && other.port === port.port) === index
 }
 
 function nameTaken(jail: string, holder: RegistryEntry | undefined, alive: boolean): JailError {

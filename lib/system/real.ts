@@ -73,6 +73,12 @@ async function runCommand(argv: Argv, options: RunOptions = {}): Promise<Command
       cwd: '/',
       stdio: ['pipe', 'pipe', 'pipe'],
     })
+    if (!hasPipes(child)) {
+      child.on('error', (error) => {
+        reject(cannotRun(program, error))
+      })
+      return
+    }
     const out: Buffer[] = []
     const err: Buffer[] = []
     let size = 0
@@ -93,9 +99,7 @@ async function runCommand(argv: Argv, options: RunOptions = {}): Promise<Command
     child.stdin.end(options.input ?? '')
     child.on('error', (error) => {
       clearTimeout(timer)
-      reject(
-        new JailError('TOOL_MISSING', `cannot run ${program}: ${error.message}`, { cause: error }),
-      )
+      reject(cannotRun(program, error))
     })
     child.on('close', (code) => {
       clearTimeout(timer)
@@ -109,6 +113,15 @@ async function runCommand(argv: Argv, options: RunOptions = {}): Promise<Command
   })
 }
 
+/** Out of descriptors, Node gives a child without streams, whatever its type says. */
+function hasPipes(child: { readonly stdin: unknown }): boolean {
+  return child.stdin !== undefined && child.stdin !== null
+}
+
+function cannotRun(program: string, error: Error): JailError {
+  return new JailError('TOOL_MISSING', `cannot run ${program}: ${error.message}`, { cause: error })
+}
+
 function openSession(argv: Argv): Session {
   const [program, ...args] = argv
   const child = spawn(program, args, {
@@ -117,6 +130,7 @@ function openSession(argv: Argv): Session {
     stdio: ['pipe', 'pipe', 'pipe'],
   })
   child.on('error', () => undefined)
+  if (!hasPipes(child)) throw cannotRun(program, new Error('no descriptor is free for it'))
   child.stdin.on('error', () => undefined)
   return {
     pid: child.pid ?? 0,
@@ -259,7 +273,7 @@ async function throughTemporary(
   mode: number,
   place: (temporary: string) => Promise<void>,
 ): Promise<void> {
-  const temporary = `${path}.${randomBytes(6).toString('hex')}.tmp`
+  const temporary = `${path}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`
   const file = await open(
     temporary,
     constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW,

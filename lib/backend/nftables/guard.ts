@@ -17,22 +17,29 @@ export interface GuardPlace {
   readonly record: string
 }
 
+/** Lists a table of family `inet` as nft's JSON; undefined: there is none. */
+export type ListTable = (table: string) => Promise<unknown>
+
+const patience = 200
+const pause = 10
+
 /** Guard in force when it resolves; started if need be. Call it under the lock. */
 export async function ensureGuard(
   system: System,
   nft: string,
   place: GuardPlace,
   range: UidRange,
+  list: ListTable,
 ): Promise<void> {
-  if (await isGuardUp(system, nft, place, range)) return
-  await endGuard(system, place)
+  if (await isGuardUp(system, place, range, list)) return
+  await endGuard(system, place, list)
   const pid = await system.detach([nft, '-i'], place.fifo)
   const start = await system.processStart(pid)
   await system.writeFile(place.record, JSON.stringify({ pid, start }), 0o600)
   await system.feed(place.fifo, `${printTable(guardTable(range)).join('; ')}\n`)
-  for (let tries = 0; tries < 100; tries++) {
-    if (await isGuardUp(system, nft, place, range)) return
-    await system.sleep(10)
+  for (let tries = 0; tries < patience; tries++) {
+    if (await isGuardUp(system, place, range, list)) return
+    await system.sleep(pause)
   }
   throw new JailError('VERIFY_FAILED', 'the guard table is not in force', {
     hint: 'isolation uid needs a kernel with owned nftables tables (5.12 or later)',
@@ -42,22 +49,32 @@ export async function ensureGuard(
 /** Whether its owner lives and its rules read back as written. */
 export async function isGuardUp(
   system: System,
-  nft: string,
   place: GuardPlace,
   range: UidRange,
+  list: ListTable,
 ): Promise<boolean> {
   if ((await guardPid(system, place)) === undefined) return false
-  const result = await system.run([nft, '-j', 'list', 'table', 'inet', tableName.guard])
-  if (result.code !== 0) return false
-  return findDifference(guardTable(range), JSON.parse(result.stdout) as unknown) === undefined
+  return findDifference(guardTable(range), await list(tableName.guard)) === undefined
 }
 
-/** Ends the owner and with it the table. Idempotent. */
-export async function endGuard(system: System, place: GuardPlace): Promise<void> {
+/** Ends the owner and with it the table, also one that was never recorded. Idempotent; under the lock. */
+export async function endGuard(system: System, place: GuardPlace, list: ListTable): Promise<void> {
+  if ((await system.lstat(place.fifo)) === undefined) return
   const pid = await guardPid(system, place)
+  // A warden killed between start and record leaves an owner that only its FIFO reaches; nobody reads: an error.
+  await system.feed(place.fifo, 'quit\n').catch(() => undefined)
   if (pid !== undefined) system.kill(pid, 'SIGKILL')
   await system.removeFile(place.record)
-  await system.removeFile(place.fifo)
+  for (let tries = 0; tries < patience; tries++) {
+    if ((await list(tableName.guard)) === undefined) {
+      await system.removeFile(place.fifo)
+      return
+    }
+    await system.sleep(pause)
+  }
+  throw new JailError('STATE', 'the guard table does not go: its owner is not known', {
+    hint: 'find the nft process that owns it (nft list table inet agentjail_guard), and end it',
+  })
 }
 
 async function guardPid(system: System, place: GuardPlace): Promise<number | undefined> {

@@ -57,22 +57,22 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     open: (plan) =>
       plan.isolation === 'namespace'
         ? openNamespace(system, tools, plan)
-        : openUid(system, { nft: tools.nft, guard }, plan),
+        : Promise.resolve(openUid(system, { nft: tools.nft, guard, list }, plan)),
     collect: async ({ name, uid, isolation }) => {
       if (isolation === 'namespace') return
       const listing = await list(tableName.uid)
       if (listing === undefined) {
-        await endGuard(system, guard)
+        await endGuard(system, guard, list)
         return
       }
       const stale = removalOf(name, uid, listing)
       if (stale.length > 0) await load(stale)
       if (hasJails(await list(tableName.uid))) return
       await load([`delete table inet ${tableName.uid}`])
-      await endGuard(system, guard)
+      await endGuard(system, guard, list)
     },
     uninstall: async () => {
-      await endGuard(system, guard)
+      await endGuard(system, guard, list)
       for (const table of [tableName.uid, tableName.static]) {
         if ((await list(table)) !== undefined) await load([`delete table inet ${table}`])
       }

@@ -84,14 +84,14 @@ class NamespaceHold implements NetworkHold {
   }
 
   async update(plan: NetworkPlan): Promise<void> {
-    // What was counted so far would go with the table.
-    this.#plan = plan
-    await this.#nft.change(
+    const listing = await this.#nft.change(
       [`delete table inet ${tableName.jail}`, ...printTable(namespaceTable(plan))],
       listTable,
     )
-    if (!(await this.intact()))
-      throw new JailError('VERIFY_FAILED', "the jail's new rules are not in force")
+    this.#plan = plan
+    const difference = findDifference(namespaceTable(plan), listing)
+    if (difference !== undefined)
+      throw new JailError('VERIFY_FAILED', `the jail's new rules are not in force: ${difference}`)
   }
 
   async denials(): Promise<readonly Decision[]> {

@@ -17,6 +17,7 @@ export interface NftSession {
   /** The JSON answer of one `list ...`. */
   list(command: string): Promise<unknown>
   onExit(listener: () => void): void
+  hasEnded(): boolean
   close(): Promise<void>
   kill(): void
 }
@@ -64,6 +65,10 @@ class PipedNft implements NftSession {
 
   onExit(listener: () => void): void {
     this.#onExit.push(listener)
+  }
+
+  hasEnded(): boolean {
+    return this.#ended
   }
 
   close(): Promise<void> {

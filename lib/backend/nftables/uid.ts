@@ -9,7 +9,7 @@ import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types
 import type { Element, Table } from './ast.js'
 import { DenialReader } from './denials.js'
 import { ensureGuard, isGuardUp } from './guard.js'
-import type { GuardPlace } from './guard.js'
+import type { GuardPlace, ListTable } from './guard.js'
 import { printElement, printTable } from './print.js'
 import { findDifference } from './readback.js'
 import { removalOf } from './removal.js'
@@ -23,56 +23,50 @@ const listTable = `list table ${table}`
 export interface UidPlace {
   readonly nft: string
   readonly guard: GuardPlace
+  /** By an nft of its own: a session takes longest to say that something is not there. */
+  readonly list: ListTable
 }
 
-/** Guard and base table in force; the jail's own part follows with `connectGate`. */
-export async function openUid(
-  system: System,
-  place: UidPlace,
-  plan: NetworkPlan,
-): Promise<NetworkHold> {
-  await ensureGuard(system, place.nft, place.guard, plan.range)
-  const nft = openNft(system, [place.nft, '-j', '-i'])
-  try {
-    const hold = new UidHold(system, place, nft, plan)
-    await hold.ensureBase()
-    return hold
-  } catch (error) {
-    nft.kill()
-    throw error
-  }
+/** Changes nothing yet: guard, base table and the jail's own part go in together, with `connectGate`. */
+export function openUid(system: System, place: UidPlace, plan: NetworkPlan): NetworkHold {
+  return new UidHold(system, place, plan)
 }
 
 class UidHold implements NetworkHold {
   readonly netns = undefined
   readonly #system: System
   readonly #place: UidPlace
-  readonly #nft: NftSession
+  #nft: NftSession
   readonly #denials: DenialReader
   /** Pin set to address to when it runs out, in monotonic milliseconds: what a restore puts back. */
   readonly #pins = new Map<string, Map<string, number>>()
   #plan: NetworkPlan
   #gate: readonly GatePort[] = []
 
-  constructor(system: System, place: UidPlace, nft: NftSession, plan: NetworkPlan) {
+  constructor(system: System, place: UidPlace, plan: NetworkPlan) {
     this.#system = system
     this.#place = place
-    this.#nft = nft
+    this.#nft = openNft(system, [place.nft, '-j', '-i'])
     this.#plan = plan
     const names = jailNames(plan.jail)
     this.#denials = new DenialReader(names.suffix, names.overflow)
   }
 
-  async ensureBase(): Promise<void> {
-    const listing = await this.#listing()
-    if (findDifference(uidBase(this.#plan.range), listing, 'part') === undefined) return
-    await this.#nft.change(printTable(uidBase(this.#plan.range)), listTable)
-    this.#mustBeIn(uidBase(this.#plan.range), await this.#listing())
+  /** The whole table anew where it is not whole: other jails' parts are put back by their own watches. */
+  async #ensureBase(): Promise<void> {
+    const base = uidBase(this.#plan.range)
+    const listing = await this.#nft.change([`add table ${table}`], listTable)
+    if (findDifference(base, listing, 'part') === undefined) return
+    await this.#nft.change([`delete table ${table}`, ...printTable(base)], listTable)
+    this.#mustBeIn(base, await this.#listing())
   }
 
   async connectGate(ports: readonly GatePort[]): Promise<void> {
     this.#gate = ports
-    const part = this.#part()
+    const { nft, guard, list } = this.#place
+    await ensureGuard(this.#system, nft, guard, this.#plan.range, list)
+    await this.#ensureBase()
+    const part = uidJail(this.#plan, ports)
     // What a dead jail of this name left is replaced in the same transaction.
     const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
     await this.#nft.change([...stale, ...printTable(part)], listTable)
@@ -102,8 +96,7 @@ class UidHold implements NetworkHold {
   }
 
   /** Pins that stand, for grants that `plan` still has unchanged, under their new names. */
-  #carriedPins(plan: NetworkPlan): Element[] {
-    const now = this.#system.monotonic()
+  #carriedPins(plan: NetworkPlan): Map<string, Map<string, number>> {
     const names = jailNames(plan.jail)
     const carried = new Map<string, Map<string, number>>()
     for (const grant of plan.pinned) {
@@ -114,8 +107,11 @@ class UidHold implements NetworkHold {
         if (pins !== undefined) carried.set(names.pins(family, grant.grant), pins)
       }
     }
-    this.#pins.clear()
-    for (const [set, pins] of carried) this.#pins.set(set, pins)
+    return carried
+  }
+
+  #elementsOf(carried: ReadonlyMap<string, ReadonlyMap<string, number>>): Element[] {
+    const now = this.#system.monotonic()
     return [...carried].flatMap(([set, pins]) =>
       [...pins]
         .filter(([, until]) => until > now)
@@ -128,13 +124,19 @@ class UidHold implements NetworkHold {
     )
   }
 
-  async update(plan: NetworkPlan): Promise<void> {
+  async update(plan: NetworkPlan, ports: readonly GatePort[] = this.#gate): Promise<void> {
     const carried = this.#carriedPins(plan)
     const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
-    this.#plan = plan
-    const part = this.#part()
-    const pins = carried.map((element) => `add ${printElement(tableName.uid, element)}`)
+    const part = uidJail(plan, ports)
+    const pins = this.#elementsOf(carried).map(
+      (element) => `add ${printElement(tableName.uid, element)}`,
+    )
     await this.#nft.change([...stale, ...printTable(part), ...pins], listTable)
+    // Only what is in the kernel is what a later look expects there.
+    this.#plan = plan
+    this.#gate = ports
+    this.#pins.clear()
+    for (const [set, pinned] of carried) this.#pins.set(set, pinned)
     this.#mustBeIn(part, await this.#listing())
   }
 
@@ -157,28 +159,31 @@ class UidHold implements NetworkHold {
   async intact(): Promise<boolean> {
     try {
       const listing = await this.#listing()
-      const parts = [uidBase(this.#plan.range), this.#part()]
-      const deny = await this.#nft.list(`list table inet ${tableName.static}`)
+      const parts = [uidBase(this.#plan.range), uidJail(this.#plan, this.#gate)]
       return (
         parts.every((part) => findDifference(part, listing, 'part') === undefined) &&
-        findDifference(staticTable(this.#plan.range), deny) === undefined &&
-        (await isGuardUp(this.#system, this.#place.nft, this.#place.guard, this.#plan.range))
+        findDifference(staticTable(this.#plan.range), await this.#list(tableName.static)) ===
+          undefined &&
+        (await isGuardUp(this.#system, this.#place.guard, this.#plan.range, this.#list))
       )
     } catch {
-      // A table that is gone is an error to nft, and the very thing asked about.
+      // The session ended, or cannot be asked: restoring it is what finds out.
       return false
     }
   }
 
   async restore(): Promise<void> {
-    await ensureGuard(this.#system, this.#place.nft, this.#place.guard, this.#plan.range)
+    if (this.#nft.hasEnded()) this.#nft = openNft(this.#system, [this.#place.nft, '-j', '-i'])
     await restoreStatic(this.#nft, this.#plan.range)
-    await this.ensureBase()
+    const { nft, guard, list } = this.#place
+    await ensureGuard(this.#system, nft, guard, this.#plan.range, list)
+    await this.#ensureBase()
     await this.update(this.#plan)
   }
 
   async close(): Promise<void> {
     try {
+      if (this.#nft.hasEnded()) return
       const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
       if (stale.length > 0) await this.#nft.change(stale, listTable)
     } finally {
@@ -186,16 +191,16 @@ class UidHold implements NetworkHold {
     }
   }
 
-  #part(): Table {
-    return uidJail(this.#plan, this.#gate)
+  async #listing(): Promise<unknown> {
+    return (await this.#list(tableName.uid)) ?? { nftables: [] }
   }
 
-  async #listing(): Promise<unknown> {
+  readonly #list = async (name: string): Promise<unknown> => {
     try {
-      return await this.#nft.list(listTable)
+      return await this.#nft.list(`list table inet ${name}`)
     } catch (error) {
-      if (error instanceof JailError && error.message.includes('No such file'))
-        return { nftables: [] }
+      // A table that is gone is an error to nft, and the very thing asked about.
+      if (error instanceof JailError && error.message.includes('No such file')) return undefined
       throw error
     }
   }

@@ -4,7 +4,7 @@
 import { exitCode } from '../../errors.js'
 import { collect } from '../../session/collect.js'
 import { collectTools, makeState, openContext } from '../../session/context.js'
-import { clearBroken } from '../../session/broken.js'
+import { clearBroken, clearTemporary } from '../../session/broken.js'
 import { withLock } from '../../session/lock.js'
 import type { CommandIo } from '../io.js'
 
@@ -13,6 +13,7 @@ export async function gcCommand({ json }: { json: boolean }, io: CommandIo): Pro
   await makeState(context)
   const { cleared, kept } = await withLock(context.config.stateDir, async () => {
     await context.backend.ensureStaticDeny(context.config.uidRange)
+    await clearTemporary(context)
     const broken = await clearBroken(context)
     const dead = await collect(collectTools(context))
     return { cleared: [...broken.cleared, ...dead.cleared], kept: [...broken.kept, ...dead.kept] }

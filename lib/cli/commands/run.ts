@@ -39,6 +39,8 @@ export interface RunArgs {
   readonly name?: string | undefined
   readonly user?: string | undefined
   readonly isolation?: Isolation | undefined
+  /** A jail that runs, to run the command in. */
+  readonly join?: string | undefined
   readonly dryRun: boolean
   readonly json: boolean
   readonly quiet: boolean
@@ -50,16 +52,21 @@ export interface RunArgs {
 }
 
 /** Resolves with how the command ended; agentjail's own refusals throw. */
-export async function runCommand(args: RunArgs, io: CommandIo): Promise<Ending> {
+export async function runCommand(
+  args: RunArgs,
+  io: CommandIo,
+  open: () => Promise<Context> = openContext,
+): Promise<Ending> {
   const caller = callerIdentity()
   if (args.name !== undefined) parseJailName(args.name)
+  if (args.join !== undefined) return await join(args, args.join)
   if (process.getuid?.() !== 0) {
     // Read once as the caller: mistakes are told without asking for a password, and names to pass are known.
     const policy = await loadPolicy(args.policy, caller.uid)
     return await elevate(args.script, args.argv, environmentNames(policy))
   }
   const policy = await loadPolicy(args.policy, caller.uid)
-  const context = await openContext()
+  const context = await open()
   for (const { name, why } of (await collectDead(context)).kept)
     io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
   const credentials = await findCredentials(policy, caller)
@@ -71,6 +78,14 @@ export async function runCommand(args: RunArgs, io: CommandIo): Promise<Ending> 
   await makeState(context)
   const env = new Map([...plan.launch.env, ...credentials.env])
   return await supervise(context, { ...plan, launch: { ...plan.launch, env } }, facts, args, io)
+}
+
+async function join(args: RunArgs, name: string): Promise<Ending> {
+  const jail = parseJailName(name)
+  if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, [])
+  const signals = relaySignals()
+  const { joinJail } = await import('../../session/join.js')
+  return await joinJail(await openContext(), jail, args.command, signals)
 }
 
 /** Values for the policy's credential slots, and what the command sees of them. Nothing is loaded where there are none. */

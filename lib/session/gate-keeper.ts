@@ -1,0 +1,207 @@
+/**
+ * Keeps a jail's gate: opens its sockets, starts it, starts it again once when it ends, changes its policy, ends it.
+ * Invariant: after `failed` was told there is no gate, and whoever was told ends the command.
+ */
+import type { GatePort, NetworkPlan } from '../backend/types.js'
+import { errorMessage, JailError } from '../errors.js'
+import type { FromGate, GateConfig, GatePolicy, PinRequest } from '../gate/protocol.js'
+import { spawnGate } from './gate-process.js'
+import type { GateProcess, GateTools, OpenedListener } from './gate-process.js'
+import { openLate } from './late-listeners.js'
+import { gatePorts, listenerSpecs, missingSpecs } from './ports.js'
+
+export interface GateKeeperOptions {
+  readonly tools: GateTools
+  readonly user: { readonly uid: number; readonly gid: number }
+  readonly netns: string | undefined
+  /** All that does not change while the jail runs. */
+  readonly config: Omit<GateConfig, 'listeners' | 'policy' | 'wantCa'>
+  /** What is in force now; asked again for a gate that is started again. */
+  readonly now: () => { readonly network: NetworkPlan; readonly policy: GatePolicy }
+  /** Leads the jail's packets to these ports, which a gate that was started again needs anew. */
+  readonly connect: (ports: readonly GatePort[]) => Promise<void>
+  readonly onMessage: (message: Extract<FromGate, { type: 'decisions' | 'pong' | 'fatal' }>) => void
+  /** In force in the kernel: true. */
+  readonly onPin: (request: PinRequest) => Promise<boolean>
+  readonly onNotice: (text: string) => void
+  /** No gate any more, and none will come. */
+  readonly onFailed: (why: string) => void
+}
+
+const updateTimeout = 5_000
+/** Milliseconds for its last decisions to arrive. */
+const endTimeout = 300
+
+export class GateKeeper {
+  readonly #options: GateKeeperOptions
+  #gate: GateProcess | undefined
+  #open: readonly OpenedListener[] = []
+  #serial = 0
+  #restarts = 0
+  #guarding = false
+  #ending = false
+  /** Why it ended before anybody was there to be told. */
+  #ended: string | undefined
+
+  constructor(options: GateKeeperOptions) {
+    this.#options = options
+  }
+
+  get pid(): number | undefined {
+    return this.#gate?.pid
+  }
+
+  /** How often it was started again: from then on the keeper itself tells what fails. */
+  get restarts(): number {
+    return this.#restarts
+  }
+
+  /** Spawns it; when this resolves all its sockets listen, and their ports are known. */
+  async open(): Promise<readonly GatePort[]> {
+    const { tools, netns, user, now } = this.#options
+    const specs = listenerSpecs(now().network)
+    const gate = spawnGate({ tools, specs, user, ...(netns === undefined ? {} : { netns }) })
+    this.#gate = gate
+    this.#ended = undefined
+    gate.onMessage((message) => {
+      this.#hear(gate, message)
+    })
+    gate.onExit((why) => {
+      if (gate !== this.#gate) return
+      this.#ended = why
+      void this.#again()
+    })
+    this.#open = await gate.listeners
+    return gatePorts(this.#open, specs)
+  }
+
+  /** Settles with its CA's certificate, where the policy wants one, when everything is served. */
+  async start(): Promise<string | undefined> {
+    const { config, now } = this.#options
+    const { policy } = now()
+    if (this.#gate === undefined) throw new JailError('GATE', 'there is no gate')
+    return await this.#gate.start({
+      ...config,
+      listeners: this.#open.map(({ actual: _, ...listener }) => listener),
+      policy,
+      wantCa: policy.grants.some(({ inspect }) => inspect === 'http'),
+    })
+  }
+
+  /** From here on an end of the gate is answered by a new one, once; an end before now counts. */
+  guard(): void {
+    this.#guarding = true
+    if (this.#ended !== undefined) void this.#again()
+  }
+
+  /** Opens what the plan needs beyond what is open; nothing leads there yet. Gives the ports of the whole plan. */
+  async prepare(network: NetworkPlan): Promise<readonly GatePort[]> {
+    const { tools, netns } = this.#options
+    const wanted = listenerSpecs(network)
+    const late = await openLate({
+      node: tools.node,
+      nsenter: tools.nsenter,
+      ...(netns === undefined ? {} : { netns }),
+      specs: missingSpecs(wanted, this.#open),
+      gate: this.#live(),
+      nextSerial: () => ++this.#serial,
+    })
+    this.#open = [...this.#open, ...late]
+    return gatePorts(this.#open, wanted)
+  }
+
+  /** The policy is in force, and what it withdrew is cut, when it resolves. Gives the number of connections cut. */
+  update(policy: GatePolicy): Promise<number> {
+    const gate = this.#live()
+    const serial = ++this.#serial
+    return new Promise((resolve, reject) => {
+      const fail = (why: string): void => {
+        clearTimeout(timer)
+        reject(new JailError('GATE', `the gate does not take the new policy: ${why}`))
+      }
+      const timer = setTimeout(() => {
+        // A gate that cannot change its mind keeps no connection either.
+        gate.kill()
+        fail(`no answer within ${updateTimeout / 1000} s; it is started again`)
+      }, updateTimeout)
+      gate.onExit(fail)
+      gate.onMessage((message) => {
+        if (message.type !== 'updated' || message.serial !== serial) return
+        clearTimeout(timer)
+        resolve(message.cut)
+      })
+      gate.send({ type: 'update', serial, policy })
+    })
+  }
+
+  ping(): void {
+    this.#gate?.send({ type: 'ping', serial: ++this.#serial })
+  }
+
+  /** Asked first, so that its last decisions arrive. Idempotent. */
+  async end(): Promise<void> {
+    this.#ending = true
+    const gate = this.#gate
+    if (gate === undefined) return
+    const gone = new Promise<void>((resolve) => {
+      gate.onExit(() => {
+        resolve()
+      })
+    })
+    gate.send({ type: 'stop' })
+    const timer = setTimeout(() => {
+      gate.kill()
+    }, endTimeout)
+    await gone
+    clearTimeout(timer)
+  }
+
+  #live(): GateProcess {
+    if (this.#gate !== undefined && this.#ended === undefined) return this.#gate
+    throw new JailError('GATE', 'the gate is being started again', { hint: 'try again' })
+  }
+
+  #hear(gate: GateProcess, message: FromGate): void {
+    switch (message.type) {
+      case 'decisions':
+      case 'pong':
+      case 'fatal':
+        this.#options.onMessage(message)
+        break
+      case 'pin':
+        void this.#options.onPin(message).then((ok) => {
+          gate.send({ type: 'pinned', serial: message.serial, ok })
+        })
+        break
+      default:
+        break
+    }
+  }
+
+  /** Its listeners are new sockets in the same place. */
+  async #again(): Promise<void> {
+    if (this.#ending || !this.#guarding) return
+    const { now, connect, onNotice, onFailed } = this.#options
+    const why = this.#ended ?? ''
+    if (++this.#restarts > 1) {
+      onFailed(`the gate ended again: ${why}`)
+      return
+    }
+    if (now().policy.grants.some(({ inspect }) => inspect === 'http')) {
+      onFailed(`the gate ended (${why}), and with it the certificates that the command trusts`)
+      return
+    }
+    onNotice(`the gate ended (${why}) and is started again`)
+    try {
+      const ports = await this.open()
+      await this.start()
+      await connect(ports)
+    } catch (error) {
+      if (!this.#isEnding()) onFailed(`the gate cannot be started again: ${errorMessage(error)}`)
+    }
+  }
+
+  #isEnding(): boolean {
+    return this.#ending
+  }
+}

@@ -1,0 +1,62 @@
+/**
+ * A further command in a jail that runs: same user, same network, same gate; its own PID namespace.
+ * Invariant: its end ends nothing else; the jail's end, however it comes, ends it.
+ */
+import { JailError } from '../errors.js'
+import { findLaunchTools } from '../launch/launch-tools.js'
+import { launch } from '../launch/launch.js'
+import type { Ending, LaunchSpec } from '../launch/types.js'
+import type { JailName } from '../plan/names.js'
+import type { Context } from './context.js'
+import { controlPath, converse } from './control.js'
+import type { SignalRelay } from './signals.js'
+
+/** A launch spec as it travels: a Map is not JSON. */
+export interface Joinable {
+  readonly spec: Omit<LaunchSpec, 'env' | 'command'>
+  readonly env: readonly (readonly [string, string])[]
+}
+
+export function joinable({ env, command: _, ...spec }: LaunchSpec): Joinable {
+  return { spec, env: [...env] }
+}
+
+/** Asks the jail's warden how, launches, waits. Throws NAME_UNKNOWN, STATE, LAUNCH. */
+export async function joinJail(
+  { registry, config }: Context,
+  jail: JailName,
+  command: readonly [string, ...string[]],
+  signals: SignalRelay,
+): Promise<Ending> {
+  if ((await registry.read(jail)) === undefined) {
+    throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
+      hint: 'see: agentjail status',
+    })
+  }
+  const path = controlPath(config.stateDir, jail)
+  const { result, socket } = await converse(path, jail, { op: 'join' })
+  const { spec, env } = result as Joinable
+  let isOver = false
+  const over = new Promise<void>((resolve) => {
+    socket.on('close', () => {
+      isOver = true
+      resolve()
+    })
+  })
+  try {
+    const running = await launch(
+      { ...spec, env: new Map(env), command, joins: true },
+      findLaunchTools(`${config.stateDir}/stage`),
+    )
+    void over.then(() => {
+      running.kill()
+    })
+    // It may have ended during the launch, before anybody listened.
+    if (isOver || socket.closed) running.kill()
+    signals.attach(running)
+    return await running.ended
+  } finally {
+    socket.destroy()
+    signals.detach()
+  }
+}
