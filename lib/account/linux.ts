@@ -75,17 +75,19 @@ function refuseUnfit(entry: PasswdEntry, settings: Settings, request: AccountReq
   }
 }
 
-/** Makes it if need be, and checks it. Call it under the lock. */
+/** Makes it if need be, and checks it; gives it as it is: useradd chooses the group's number. Call it under the lock. */
 export async function ensureAccount(
   system: System,
   settings: Settings,
   tools: AccountTools,
   account: AccountFacts,
   jail: JailName,
-): Promise<void> {
+): Promise<AccountFacts> {
   if (!account.exists) await createAccount(system, settings, tools, account, jail)
-  await checkAccount(system, account)
-  await ensureHome(system, settings, account)
+  const { gid } = await checkAccount(system, account)
+  const real = { ...account, gid }
+  await ensureHome(system, settings, real)
+  return real
 }
 
 async function createAccount(
@@ -120,7 +122,7 @@ async function createAccount(
   ])
 }
 
-async function checkAccount(system: System, account: AccountFacts): Promise<void> {
+async function checkAccount(system: System, account: AccountFacts): Promise<PasswdEntry> {
   const entry = (await passwdEntries(system)).find(({ name }) => name === account.name)
   const wrong = (what: string): never => {
     throw new JailError('ACCOUNT', `user ${account.name} is not fit for a jail: ${what}`, {
@@ -135,6 +137,7 @@ async function checkAccount(system: System, account: AccountFacts): Promise<void
     if (hasSubordinateRange((await system.readFile(file)) ?? '', account))
       wrong(`${file} gives it further ids`)
   }
+  return entry
 }
 
 async function ensureHome(

@@ -82,7 +82,10 @@ export class GateKeeper {
     if (this.#gate === undefined) throw new JailError('GATE', 'there is no gate')
     return await this.#gate.start({
       ...config,
-      listeners: this.#open.map(({ actual: _, ...listener }) => listener),
+      listeners: this.#open.map(({ fd, proto, role, port, family }) => ({
+        ...{ fd, proto, role, port },
+        ...(family === undefined ? {} : { family }),
+      })),
       policy,
       wantCa: policy.grants.some(({ inspect }) => inspect === 'http'),
     })

@@ -13,11 +13,12 @@ import type { SignalRelay } from './signals.js'
 
 /** A launch spec as it travels: a Map is not JSON. */
 export interface Joinable {
-  readonly spec: Omit<LaunchSpec, 'env' | 'command'>
+  readonly spec: Omit<LaunchSpec, 'env'>
   readonly env: readonly (readonly [string, string])[]
 }
 
-export function joinable({ env, command: _, ...spec }: LaunchSpec): Joinable {
+export function joinable(launched: LaunchSpec): Joinable {
+  const { env, ...spec } = launched
   return { spec, env: [...env] }
 }
 
@@ -36,10 +37,8 @@ export async function joinJail(
   const path = controlPath(config.stateDir, jail)
   const { result, socket } = await converse(path, jail, { op: 'join' })
   const { spec, env } = result as Joinable
-  let isOver = false
   const over = new Promise<void>((resolve) => {
     socket.on('close', () => {
-      isOver = true
       resolve()
     })
   })
@@ -52,7 +51,7 @@ export async function joinJail(
       running.kill()
     })
     // It may have ended during the launch, before anybody listened.
-    if (isOver || socket.closed) running.kill()
+    if (socket.closed) running.kill()
     signals.attach(running)
     return await running.ended
   } finally {

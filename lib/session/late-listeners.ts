@@ -26,8 +26,9 @@ const helperMain = fileURLToPath(new URL('../session/listen-helper.js', import.m
 export async function openLate(request: LateRequest): Promise<readonly OpenedListener[]> {
   const { node, nsenter, netns, specs } = request
   if (specs.length === 0) return []
-  const enter = netns === undefined ? [] : [nsenter, `--net=${netns}`, '--']
-  const [program = node, ...args] = [...enter, node, '--disable-proto=delete', helperMain]
+  const argv = ['--disable-proto=delete', helperMain]
+  const [program, args] =
+    netns === undefined ? [node, argv] : [nsenter, [`--net=${netns}`, '--', node, ...argv]]
   const child = spawn(program, args, {
     cwd: '/',
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C.UTF-8' },

@@ -59,7 +59,7 @@ async function openUdp(host: string, port: number): Promise<{ handle: unknown; a
   const state = Object.getOwnPropertySymbols(socket).find(
     (one) => one.description === 'state symbol',
   )
-  const holder = state === undefined ? undefined : Reflect.get(socket, state)
+  const holder: unknown = state === undefined ? undefined : Reflect.get(socket, state)
   return {
     handle: (holder as { handle?: unknown } | undefined)?.handle,
     actual: socket.address().port,

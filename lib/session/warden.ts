@@ -199,7 +199,8 @@ export class Warden {
     const { account, jail } = this.#plan
     await backend.ensureStaticDeny(config.uidRange)
     this.#gateUser = await ensureGateUser(system, config, tools)
-    await ensureAccount(system, config, tools, account, jail)
+    const real = await ensureAccount(system, config, tools, account, jail)
+    this.#plan = withAccount(this.#plan, real)
     const left = await system.processesOf(account.uid)
     if (left.length > 0) {
       throw new JailError(
