@@ -1,30 +1,72 @@
 /**
- * After the type-checked build: one bundle with lazy parts, so that a start reads few files, and the bundled policies
- * compiled once instead of at every start. `dist/lib/bundle` has the depth of any other folder of `dist/lib`,
- * so that code which looks for its package by its own place finds it.
+ * After the type-checked build: what a start needs as one file with its V8 code cache, all else as a bundle with lazy
+ * parts, and the bundled policies compiled once instead of at every start. `dist/lib/bundle` has the depth of any other
+ * folder of `dist/lib`, so that code which looks for its package by its own place finds it.
  */
 import { build } from 'esbuild'
-import { mkdir, writeFile } from 'node:fs/promises'
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
+import { relative, resolve } from 'node:path'
 import { listBundled, loadPolicy } from '../dist/lib/policy/loader.js'
 import { policyToJson } from '../dist/lib/policy/json.js'
+import { writeCodeCache } from './code-cache.mjs'
 
 const outdir = 'dist/lib/bundle'
+const common = { bundle: true, platform: 'node', target: 'node20.19', legalComments: 'linked' }
 
+/** Loaded on demand, but by nearly every run. */
+const hotImports = new Set(['./commands/run.js'])
+/** Files that only some runs need: loaded as modules of their own when they are. */
+const cold = new Map()
+
+/** An `import()` in hot code becomes one of a file of the cold bundle. */
+const splitCold = {
+  name: 'split-cold',
+  setup({ onResolve }) {
+    onResolve({ filter: /./ }, ({ kind, path, resolveDir }) => {
+      if (kind !== 'dynamic-import' || path.startsWith('node:') || hotImports.has(path)) return
+      const isOwn = path.startsWith('.')
+      const name = isOwn
+        ? relative('dist/lib', resolve(resolveDir, path)).replace(/\.js$/, '').replaceAll('/', '-')
+        : path
+      cold.set(name, isOwn ? resolve(resolveDir, path) : path)
+      return { path: `./${name}.js`, external: true }
+    })
+  },
+}
+
+const hot = { 'agentjail-hot': 'dist/lib/cli/start.js', 'gate-hot': 'dist/lib/gate/main.js' }
 await build({
-  entryPoints: { agentjail: 'dist/lib/cli/start.js', gate: 'dist/lib/gate/main.js' },
+  ...common,
+  entryPoints: hot,
   outdir,
-  bundle: true,
+  format: 'cjs',
+  outExtension: { '.js': '.cjs' },
+  define: { 'import.meta.url': 'agentjailUrl' },
+  banner: { js: "const agentjailUrl = require('node:url').pathToFileURL(__filename).href;" },
+  plugins: [splitCold],
+})
+await build({
+  ...common,
+  entryPoints: Object.fromEntries(cold),
+  outdir,
   splitting: true,
-  platform: 'node',
   format: 'esm',
-  target: 'node20.19',
   chunkNames: 'parts/../[name]-[hash]',
-  legalComments: 'linked',
   // Some dependencies are CommonJS and ask for built-ins by require().
   banner: {
     js: "import { createRequire as agentjailRequire } from 'node:module'; const require = agentjailRequire(import.meta.url);",
   },
 })
+
+for (const name of Object.keys(hot)) {
+  const path = `${outdir}/${name}.cjs`
+  const source = await readFile(path, 'latin1')
+  await writeFile(path, source.replaceAll(/\bimport\("/g, 'agentjailImport("'), 'latin1')
+  await writeCodeCache(path)
+}
+for (const name of ['agentjail', 'gate']) {
+  await copyFile('build/load-cached.cjs', `${outdir}/${name}.cjs`)
+}
 
 await mkdir(`${outdir}/policies`, { recursive: true })
 for (const { name } of await listBundled()) {

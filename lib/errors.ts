@@ -44,6 +44,12 @@ export class JailError extends Error {
   readonly hint: string | undefined
   readonly exit: number
 
+  /** By name: the bundle's lazy parts have a copy of this class. Subclasses are told apart as usual. */
+  static override [Symbol.hasInstance](value: unknown): boolean {
+    if (Function.prototype[Symbol.hasInstance].call(this, value)) return true
+    return this === JailError && value instanceof Error && value.name === 'JailError'
+  }
+
   constructor(
     code: ErrorCode,
     message: string,

@@ -1,6 +1,6 @@
 /**
- * What the bin runs: the bundle's entry.
+ * What the bin runs: the bundle's entry. No top-level await: the bundle is CommonJS, which can have a code cache.
  */
 import { main } from './main.js'
 
-await main(process.argv.slice(2))
+void main(process.argv.slice(2))

@@ -6,7 +6,6 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
-import { rootCertificates } from 'node:tls'
 import { JailError, errorMessage } from '../errors.js'
 import { prepareCgroup, type Cgroup } from './cgroup.js'
 import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
@@ -89,7 +88,7 @@ async function launchOnce(
         : {
             mounts: planMounts(spec, facts, tools.stagingDir, {
               idmap: share === 'idmap',
-              roots: spec.extraCa === undefined ? '' : rootCertificates.join('\n'),
+              roots: spec.extraCa === undefined ? '' : await builtInRoots(),
             }),
           }),
       ...(out.has('seccomp')
@@ -111,6 +110,12 @@ async function launchOnce(
     throw error
   }
   return new Supervised(child, notes, undo).begun()
+}
+
+/** Loaded only where needed: it is a large part of Node. */
+async function builtInRoots(): Promise<string> {
+  const { rootCertificates } = await import('node:tls')
+  return rootCertificates.join('\n')
 }
 
 function group(spec: LaunchSpec, notes: string[]): Cgroup | undefined {

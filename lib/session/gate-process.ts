@@ -57,7 +57,7 @@ export interface GateProcess {
 
 const readyTimeout = 15_000
 const gateMain =
-  ['../bundle/gate.js', '../gate/main.js']
+  ['../bundle/gate.cjs', '../gate/main.js']
     .map((path) => fileURLToPath(new URL(path, import.meta.url)))
     .find((path) => existsSync(path)) ?? ''
 /** Installed as a dependency, its own dependencies may lie beside it. */

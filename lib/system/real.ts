@@ -3,7 +3,6 @@
  * Invariant: absolute programs, no shell, a clean environment with LC_ALL=C, every call bounded in time.
  */
 import { spawn } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
 import { constants } from 'node:fs'
 import {
   lchown,
@@ -273,7 +272,8 @@ async function throughTemporary(
   mode: number,
   place: (temporary: string) => Promise<void>,
 ): Promise<void> {
-  const temporary = `${path}.${process.pid}-${randomBytes(6).toString('hex')}.tmp`
+  // The directory is root's alone: the name need be unique, not secret.
+  const temporary = `${path}.${process.pid}-${process.hrtime.bigint().toString(36)}.tmp`
   const file = await open(
     temporary,
     constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW,

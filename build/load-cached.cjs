@@ -1,0 +1,26 @@
+'use strict'
+/**
+ * Runs `<its own name>-hot.cjs` with the code cache beside it, which the build made: V8 then compiles nothing.
+ * V8 itself refuses a cache of another version, another machine or other flags; the code is compiled as usual then.
+ */
+const { readFileSync } = require('node:fs')
+const { Script } = require('node:vm')
+
+const path = __filename.replace(/\.cjs$/, '-hot.cjs')
+let cachedData
+try {
+  cachedData = readFileSync(path.replace(/\.cjs$/, '.cache'))
+} catch {
+  // None was built.
+}
+// esbuild writes ASCII only.
+const source = readFileSync(path, 'latin1')
+const text = `(function (require, module, exports, __filename, agentjailImport) {${source}\n})`
+// Code from a cache has lost the way to import() in this process: it uses this file's.
+new Script(text, { filename: path, cachedData }).runInThisContext()(
+  require,
+  module,
+  module.exports,
+  path,
+  (name) => import(name),
+)
