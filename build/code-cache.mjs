@@ -6,7 +6,8 @@ import { setFlagsFromString } from 'node:v8'
 import { Script } from 'node:vm'
 
 /** The source as `load-cached.cjs` wraps it: the cache belongs to exactly this text. */
-const wrap = (source) => `(function (require, module, exports, __filename, agentjailImport) {${source}\n})`
+const wrap = (source) =>
+  `(function (require, module, exports, __filename, agentjailImport) {${source}\n})`
 
 /** Writes `<path without .cjs>.cache`. */
 export function writeCodeCache(path) {
