@@ -24,12 +24,6 @@ export interface Listener {
 /** As `Listener`, for a socket that comes as a handle while the gate runs. */
 export type HandedListener = Omit<Listener, 'fd'>
 
-/** A listening port of the command that the host's loopback shall reach (`loopback.listen`). */
-export interface Inward {
-  readonly fd: number
-  readonly port: number
-}
-
 /** A credential with its value resolved. Lives only in memory of warden and gate. */
 export interface ResolvedCredential {
   readonly id: string

@@ -90,17 +90,6 @@ function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
     netns === undefined ? [] : [tools.nsenter, `--net=/proc/${process.pid}/ns/net`, '--']
   const hosts = netns === undefined ? '127.0.0.1,::1' : '::'
   const listen = specs.map(({ proto, meant }) => `${proto}:${netns === undefined ? 0 : meant}`)
-  const drop = [
-    tools.setpriv,
-    `--reuid=${user.uid}`,
-    `--regid=${user.gid}`,
-    '--clear-groups',
-    '--inh-caps=-all',
-    '--ambient-caps=-all',
-    '--bounding-set=-all',
-    '--no-new-privs',
-    '--',
-  ]
   return [
     ...enter,
     tools.perl,
@@ -111,14 +100,33 @@ function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
     ...listen,
     '--',
     ...leave,
+    ...unprivilegedNode(tools, user, gateMain),
+  ] as unknown as Argv
+}
+
+/** A module of agentjail's as the gate's user, in a root of its own, with nothing left to drop. */
+export function unprivilegedNode(
+  tools: Pick<GateTools, 'bwrap' | 'setpriv' | 'node'>,
+  user: { readonly uid: number; readonly gid: number },
+  main: string,
+): string[] {
+  return [
     tools.bwrap,
     ...gateRoot(tools.node),
     '--',
-    ...drop,
+    tools.setpriv,
+    `--reuid=${user.uid}`,
+    `--regid=${user.gid}`,
+    '--clear-groups',
+    '--inh-caps=-all',
+    '--ambient-caps=-all',
+    '--bounding-set=-all',
+    '--no-new-privs',
+    '--',
     tools.node,
     '--disable-proto=delete',
-    gateMain,
-  ] as unknown as Argv
+    main,
+  ]
 }
 
 /** What the gate can see: the system's programs, Node, agentjail's own code. No file of anybody's. */

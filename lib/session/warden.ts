@@ -128,6 +128,7 @@ export class Warden {
     await this.#connect(hold, ports)
     // The sockets listen already: the gate finishes its start while the command starts, unless the command needs its CA.
     this.#extraCa = wantsCa ? await ready : undefined
+    await this.#serveLoopback(hold)
     const running = await this.#launch(hold)
     signals.attach(running)
     keeper.guard()
@@ -267,6 +268,17 @@ export class Warden {
     this.#keeper = keeper
     this.#push('end the gate', () => keeper.end())
     return keeper
+  }
+
+  /** In `uid` isolation the command's own sockets are on the host's loopback already. */
+  async #serveLoopback({ netns }: NetworkHold): Promise<void> {
+    const ports = this.#plan.network.loopbackListen
+    if (ports.length === 0 || netns === undefined) return
+    const { openInward } = await import('./inward.js')
+    const { perl, nsenter, setpriv, bwrap } = this.#context.tools
+    const tools = { perl, nsenter, setpriv, bwrap, node: this.#facts.nodePath }
+    const inward = await openInward({ tools, netns, ports, user: this.#gateUser })
+    this.#push('close the loopback ports', () => Promise.resolve(inward.close()))
   }
 
   async #launch(hold: NetworkHold): Promise<Running> {
