@@ -3,7 +3,7 @@
  * Invariant: the command's variables and arguments travel on a pipe that only the last step, already
  * the service user, reads; no process that still has privilege ever has them in its environment.
  */
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { JailError, errorMessage } from '../errors.js'
@@ -131,8 +131,9 @@ function group(spec: LaunchSpec, notes: string[]): Cgroup | undefined {
 
 function start(plan: LaunchPlan, { stdio }: LaunchSpec): ChildProcess {
   const extra = Array.from({ length: plan.descriptors - 3 }, () => 'pipe' as const)
-  const child = spawn(plan.program, plan.argv, {
-    stdio: [stdio?.input ?? 'inherit', stdio?.output ?? 'inherit', 'inherit', ...extra],
+  const own: StdioOptions = [stdio?.input ?? 'inherit', stdio?.output ?? 'inherit', 'inherit']
+  const child: ChildProcess = spawn(plan.program, plan.argv, {
+    stdio: [...own, ...extra, ...(stdio?.stray === undefined ? [] : [stdio.stray])],
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
     cwd: '/',
   })

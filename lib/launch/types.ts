@@ -37,7 +37,12 @@ export interface LaunchSpec {
   /** The user who called (SUDO_UID or the real uid): keeps access to files made in the workspace. */
   readonly caller: { readonly uid: number; readonly gid: number }
   /** Open files for standard input and output; absent: those of the caller. */
-  readonly stdio?: { readonly input: number; readonly output: number }
+  readonly stdio?: {
+    readonly input: number
+    readonly output: number
+    /** One more, as a careless caller would leave it open: the launch must close it. */
+    readonly stray?: number
+  }
   /** A further command in a jail that runs: what its first command shares and undoes is not shared or undone again. */
   readonly joins?: boolean
   /** Pieces of the hardening to leave out; only `verify --without` sets it, to show that its probes can fail. */

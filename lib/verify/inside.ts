@@ -169,8 +169,8 @@ const network = async (): Promise<void> => {
   await sendByPerl('mptcp', stream, target4, '8081', token('mptcp'), '262', '')
   const datagram = `my ($family, $to, $protocol, $data) = @ARGV;
     socket(my $s, $family, 2, $protocol) or do { print "socket: $!"; exit };
-    my $address = inet_pton($family, $to);
-    send($s, pack('H*', $data), 0, $family == 2 ? pack_sockaddr_in(9, $address) : pack_sockaddr_in6(9, $address)) or do { print "send: $!"; exit };
+    my $address = Socket::inet_pton($family, $to);
+    send($s, pack('H*', $data), 0, $family == 2 ? pack_sockaddr_in(9, $address) : Socket::pack_sockaddr_in6(9, $address)) or do { print "send: $!"; exit };
     print 'sent';`
   // Echo request: type 8 (ICMPv6: 128), code 0; the kernel fills in checksum and identifier.
   await sendByPerl('icmp', datagram, '2', target4, '1', '08000000000000016c65616b')

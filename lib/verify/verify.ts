@@ -163,7 +163,11 @@ async function runIn(
   unlinkSync(resultsPath)
   const input = openSync(fileURLToPath(new URL('../verify/inside.js', import.meta.url)), 'r')
   const env = new Map([...plan.launch.env, ['AGENTJAIL_VERIFY', JSON.stringify(config_)]])
-  const spec = { ...plan.launch, env, stdio: { input, output } }
+  const stray = openSync(stage.files.canary, 'r')
+  const spec = { ...plan.launch, env, stdio: { input, output, stray } }
+  const groups = process.getgroups?.() ?? []
+  // The caller is in a group that the command must not be in.
+  process.setgroups?.([...groups, config.uidRange.last + 2])
   const events = {
     onDecisions: () => undefined,
     onPolicy: () => undefined,
@@ -176,6 +180,8 @@ async function runIn(
     await endProcesses(system, spec.user.uid)
     return judge(linesOf(output), { ...(await stage.witness()), leftover }, plan.isolation)
   } finally {
+    process.setgroups?.(groups)
+    closeSync(stray)
     closeSync(input)
     closeSync(output)
   }
