@@ -2,11 +2,13 @@
  * What pf does with the rules, by the evaluator: a table of flows, random policies against their own meaning, and
  * the mistakes of the ruleset that is often published for this purpose.
  */
+import { readdirSync } from 'node:fs'
 import fc from 'fast-check'
 import t from 'tap'
 import { printRuleset } from '../../lib/backend/pf/print.js'
 import { pinTable } from '../../lib/backend/pf/names.js'
 import { isGated } from '../../lib/plan/network.js'
+import { loadPolicy } from '../../lib/policy/loader.js'
 import type { Policy } from '../../lib/policy/types.js'
 import { meaning, play, type Flow, type Held, type Outcome } from './flows.js'
 import { evaluate, type PfWorld } from './model/pf/eval.js'
@@ -368,6 +370,58 @@ pass quick inet proto tcp from 100.0.0.0/8 to any
 
   const deep = world([[`${anchor}/503`, printRuleset(rulesetOf([jailOf(policy('x'), 2)]))]])
   t.equal(play(deep, flow({})), 'passes', 'an anchor two levels deep is never evaluated')
+})
+
+t.test('every bundled policy means the same to pf as to itself', async (t) => {
+  const names = readdirSync(new URL('../../../policies/', import.meta.url))
+    .filter((file) => file.endsWith('.yaml'))
+    .map((file) => file.slice(0, -'.yaml'.length))
+  const near = (to: string): string => (to.includes(':') ? lan6 : lan)
+  for (const name of names) {
+    const bundled = await loadPolicy(name)
+    const pins = Object.fromEntries(
+      bundled.grants.map(({ id }, at) => [
+        id,
+        [`203.0.113.${String(at + 1)}`, `2001:db8::${String(at + 1)}`],
+      ]),
+    )
+    const jails = [held(bundled, 0, pins), held(policy('other'), 1)]
+    const pf = machine(jails)
+    const ports = new Set([
+      53,
+      80,
+      443,
+      853,
+      ...bundled.grants.flatMap((one) => one.ports.map(({ first }) => first)),
+    ])
+    const targets = [
+      ...Object.values(pins).flat().slice(0, 12),
+      '198.51.100.200',
+      '169.254.169.254',
+      '10.0.0.1',
+      '100.64.0.1',
+    ]
+    let judged = 0
+    for (const client of [uidOf(0), uidOf(1), idle, admin])
+      for (const to of targets)
+        for (const port of ports)
+          for (const kind of ['connect', 'send'] as const) {
+            const flow: Flow = {
+              kind,
+              client,
+              from: near(to),
+              to,
+              port,
+              via: to.startsWith('100.') ? 'utun4' : 'en0',
+            }
+            const outcome = play({ ...pf, states: [] }, flow)
+            const result = typeof outcome === 'string' ? outcome : 'gate'
+            judged++
+            if (result !== meaning(jails, reserved, flow))
+              t.fail(`${name}: ${JSON.stringify(flow)}: pf ${result}`)
+          }
+    t.ok(judged > 100, `${name}: ${String(judged)} flows`)
+  }
 })
 
 t.test('random policies mean the same to pf as to themselves', { timeout: 600_000 }, async (t) => {

@@ -1,5 +1,6 @@
 /** The text of rules: golden files, the strict grammar, and what pfctl would list. */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+
 import t from 'tap'
 import { isAnchorPath, label, parseLabel } from '../../lib/backend/pf/names.js'
 import {
@@ -9,6 +10,7 @@ import {
   printRuleset,
 } from '../../lib/backend/pf/print.js'
 import type { PfRule } from '../../lib/backend/pf/types.js'
+import { loadPolicy } from '../../lib/policy/loader.js'
 import { formatRule } from './model/pf/format.js'
 import { parsePf } from './model/pf/parse.js'
 import { goldenPolicies } from './policies.js'
@@ -28,6 +30,31 @@ t.test('each policy compiles to its golden file', async (t) => {
     if (process.env['UPDATE_GOLDEN'] === '1' || (!existsSync(file) && process.env['CI'] !== 'true'))
       writeFileSync(file, text)
     t.equal(text, readFileSync(file, 'utf8'), `${name}.pf (UPDATE_GOLDEN=1 writes it anew)`)
+  }
+})
+
+t.test('bundled policies: golden files, and the strict parser takes each', async (t) => {
+  const names = readdirSync(new URL('../../../policies/', import.meta.url))
+    .filter((file) => file.endsWith('.yaml'))
+    .map((file) => file.slice(0, -'.yaml'.length))
+    .sort()
+  t.ok(names.length > 20)
+  for (const name of names) {
+    const policy = await loadPolicy(name)
+    const ruleset = rulesetOf([jailOf(policy, 0)])
+    const { statements } = parsePf(printRuleset(ruleset), noNames)
+    const listing = statements.filter(({ kind }) => kind === 'filter')
+    t.strictSame(
+      listing.map((rule) => formatRule(rule, new Map())),
+      listedRules(ruleset),
+      name,
+    )
+    if (!['openai-telegram', 'gmail', 'github-ssh', 'coding-agent', 'moltbot'].includes(name))
+      continue
+    const file = new URL(`bundled-${name}.pf`, goldenDir)
+    const text = printRuleset(ruleset)
+    if (process.env['UPDATE_GOLDEN'] === '1') writeFileSync(file, text)
+    t.equal(text, readFileSync(file, 'utf8'), `bundled-${name}.pf`)
   }
 })
 

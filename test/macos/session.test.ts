@@ -96,6 +96,7 @@ class FakeGate implements GateProcess {
   send(message: ToGate): void {
     this.sent.push(message)
     if (message.type === 'stop') this.end('it was stopped')
+    if (message.type === 'update') this.say({ type: 'updated', serial: message.serial, cut: 3 })
   }
 
   say(message: FromGate): void {
@@ -294,6 +295,36 @@ t.test('a session', async (t) => {
     run.notices.filter((text) => !text.includes('staff')),
     [/pin was refused: 10\.0\.0\.1/],
   )
+})
+
+t.test('a reload while it runs', async (t) => {
+  const mac = await prepared()
+  const narrower = policy('bot', { grants: [grant('g1', 'api.openai.com', { inspect: 'http' })] })
+  const wider = policy('bot', {
+    grants: [
+      ...mail.grants,
+      grant('g3', 'x.example', { inspect: 'none', ports: [{ first: 22, last: 22 }] }),
+    ],
+  })
+  const run = stage(mac, async ({ gate, warden }) => {
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    const pins = [{ address: server, seconds: 60 }]
+    gate?.say({ type: 'pin', serial: 1, grant: 'g2', name: 'smtp.example.com', pins })
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    t.equal(reaches(mac, server, 465), true)
+    await t.rejects(warden.reload(wider), { code: 'POLICY_INVALID', message: /sandbox profile/ })
+    t.equal(reaches(mac, server, 465), true, 'a refused policy leaves the old one in force')
+    mac.state.quirks.busyLoads = 99
+    await t.rejects(warden.reload(narrower), { message: /Resource busy/ })
+    mac.state.quirks.busyLoads = 0
+    const updates = gate?.sent.filter(({ type }) => type === 'update') ?? []
+    t.equal(updates.length, 2, 'what failed put the old policy back into the gate')
+    t.equal(reaches(mac, server, 465), true)
+    t.strictSame(await warden.reload(narrower), { cut: 3 })
+    t.equal(reaches(mac, server, 465), false, 'withdrawn')
+    return { code: 0 }
+  })
+  await run.warden.run()
 })
 
 t.test('rules before process, process before rules', async (t) => {

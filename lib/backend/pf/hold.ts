@@ -59,12 +59,13 @@ export class PfHold implements NetworkHold {
     for (const grant of touched) await this.#fill(grant)
   }
 
-  async update(plan: NetworkPlan): Promise<void> {
-    const before = { plan: this.#plan, pins: this.#pins }
+  async update(plan: NetworkPlan, ports?: readonly GatePort[]): Promise<void> {
+    const before = { plan: this.#plan, pins: this.#pins, gate: this.#gate }
     const keys = new Map(plan.pinned.map(({ grant, key }) => [grant, key]))
     const changed = before.plan.pinned.filter(({ grant, key }) => keys.get(grant) !== key)
     const withdrawn = changed.flatMap(({ grant }) => [...(before.pins.get(grant)?.keys() ?? [])])
     this.#plan = plan
+    this.#gate = ports ?? before.gate
     this.#pins = new Map(
       [...before.pins].filter(([grant]) => changed.every((each) => each.grant !== grant)),
     )
@@ -75,6 +76,7 @@ export class PfHold implements NetworkHold {
       await this.#anchor.change('opening', (store) => this.#with(store))
     } catch (error) {
       this.#plan = before.plan
+      this.#gate = before.gate
       this.#pins = before.pins
       for (const { grant } of changed) await this.#fill(grant).catch(() => undefined)
       throw error

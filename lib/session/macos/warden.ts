@@ -9,9 +9,10 @@ import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
 import type { Decision } from '../../audit/record.js'
 import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
 import { errorMessage, JailError } from '../../errors.js'
-import type { FromGate, GateConfig, Listener } from '../../gate/protocol.js'
+import type { FromGate, GateConfig, GatePolicy, Listener } from '../../gate/protocol.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
 import type { Ending, Running } from '../../launch/types.js'
+import { compilePlan } from '../../plan/compile.js'
 import type { Facts, Plan, Settings } from '../../plan/types.js'
 import type { PortRange } from '../../policy/types.js'
 import type { System } from '../../system/types.js'
@@ -50,11 +51,12 @@ export interface MacEvents {
 /** Milliseconds; also how often expired pins leave their tables. */
 const watchInterval = 900
 const denialInterval = 500
+const gateAnswer = 10_000
 const launchctl = '/bin/launchctl'
 
 export class MacWarden {
   readonly #parts: MacParts
-  readonly #plan: Plan
+  #plan: Plan
   readonly #facts: Facts
   readonly #events: MacEvents
   readonly #undo: { readonly what: string; readonly run: () => Promise<unknown> }[] = []
@@ -63,11 +65,14 @@ export class MacWarden {
   #hold: NetworkHold | undefined
   #gate: GateProcess | undefined
   #running: Running | undefined
+  #policy: GatePolicy
+  #serial = 0
   #ending = false
 
   constructor(parts: MacParts, plan: Plan, facts: Facts, events: MacEvents) {
     this.#parts = parts
     this.#plan = plan
+    this.#policy = plan.gate
     this.#facts = facts
     this.#events = events
   }
@@ -80,6 +85,40 @@ export class MacWarden {
       this.#ending = true
       await this.#undoAll()
     }
+  }
+
+  /**
+   * Puts an edited policy in force: the gate first, which cuts what is withdrawn, then the kernel in one transaction.
+   * At no point is more open than both policies together allow; what fails puts the old policy back.
+   */
+  async reload(policy: Plan['policy']): Promise<{ readonly cut: number }> {
+    const hold = this.#hold
+    if (hold === undefined || this.#running === undefined || this.#ending)
+      throw new JailError('NAME_UNKNOWN', `jail ${this.#plan.jail} does not run`)
+    const { jail, launch: spec, policies } = this.#plan
+    const known = this.#policy.credentials.filter(({ id }) => policy.credentials.has(id))
+    const request = {
+      jail,
+      command: spec.command,
+      cwd: spec.cwd,
+      isolation: 'uid',
+      policies,
+    } as const
+    const plan = compilePlan(policy, this.#facts, request, known)
+    refuseUnloadable(this.#plan, this.#policy, plan)
+    const network = { ...plan.network, uid: this.#plan.network.uid }
+    const before = this.#policy
+    const cut = await this.#updateGate(plan.gate)
+    this.#policy = plan.gate
+    try {
+      await this.#parts.lock(() => hold.update(network))
+    } catch (error) {
+      this.#policy = before
+      await this.#updateGate(before)
+      throw error
+    }
+    this.#plan = { ...plan, network, account: this.#plan.account, launch: this.#plan.launch }
+    return { cut }
   }
 
   async #start(): Promise<Running> {
@@ -153,6 +192,23 @@ export class MacWarden {
       this.#fail(`the gate ended: ${why}`)
     })
     return await gate.listeners
+  }
+
+  async #updateGate(policy: GatePolicy): Promise<number> {
+    const gate = this.#gate
+    if (gate === undefined) throw new JailError('GATE', 'there is no gate')
+    const serial = ++this.#serial
+    return await new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        reject(new JailError('GATE', 'the gate does not take the policy'))
+      }, gateAnswer)
+      gate.onMessage((message) => {
+        if (message.type !== 'updated' || message.serial !== serial) return
+        clearTimeout(timer)
+        resolve(message.cut)
+      })
+      gate.send({ type: 'update', serial, policy })
+    })
   }
 
   #specs(): ListenerSpec[] {
@@ -314,7 +370,7 @@ export class MacWarden {
   async #pin(gate: GateProcess, request: Extract<FromGate, { type: 'pin' }>): Promise<void> {
     let ok = false
     try {
-      await this.#hold?.pin(checkPin(request, this.#plan.gate, this.#facts.hostAddresses))
+      await this.#hold?.pin(checkPin(request, this.#policy, this.#facts.hostAddresses))
       ok = true
     } catch (error) {
       this.#events.onNotice(`a pin was refused: ${errorMessage(error)}`)
@@ -401,4 +457,42 @@ export class MacWarden {
 
 function toListener({ fd, proto, role, port, family }: OpenedListener): Listener {
   return { fd, proto, role, port, ...(family === undefined ? {} : { family }) }
+}
+
+/** What was settled at the launch and cannot be changed under a running command. */
+function refuseUnloadable(before: Plan, policy: GatePolicy, after: Plan): void {
+  const restart = { hint: 'end the jail and start it with the new policy' }
+  if (before.policy.transparent !== after.policy.transparent)
+    throw new JailError('POLICY_INVALID', '"transparent" cannot change in a running jail', restart)
+  const ports = (plan: Plan): string => JSON.stringify([plan.network.gateTcp, plan.network.gateUdp])
+  if (after.policy.transparent && ports(before) !== ports(after))
+    throw new JailError('POLICY_INVALID', 'other inspected ports need new listeners', restart)
+  const inspects = (gate: GatePolicy): boolean =>
+    gate.grants.some(({ inspect }) => inspect === 'http')
+  if (inspects(after.gate) && !inspects(policy))
+    throw new JailError(
+      'POLICY_INVALID',
+      '"inspect: http" needs a certificate in the jail',
+      restart,
+    )
+  if (isWider(before, after))
+    throw new JailError(
+      'POLICY_INVALID',
+      'the sandbox profile of the running command does not have these ports',
+      restart,
+    )
+}
+
+/** Ports that the seatbelt profile, made at the launch, does not know. */
+function isWider(before: Plan, after: Plan): boolean {
+  const portsOf = ({ network }: Plan): Set<string> => {
+    const direct = [...network.pinned, ...network.kernel].flatMap(({ proto, ports }) =>
+      ports.map(({ first, last }) => `${proto} ${String(first)}-${String(last)}`),
+    )
+    const connect = network.loopbackConnect.map((port) => `connect ${String(port)}`)
+    const listen = network.loopbackListen.map((port) => `listen ${String(port)}`)
+    return new Set([...direct, ...connect, ...listen])
+  }
+  const known = portsOf(before)
+  return [...portsOf(after)].some((port) => !known.has(port))
 }
