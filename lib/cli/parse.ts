@@ -145,6 +145,60 @@ function runCommands(
     },
   )
   table.command(
+    'learn',
+    'Run a command with everything public open, and write the policy it needs',
+    (sub) =>
+      sub
+        .option('output', {
+          alias: 'o',
+          type: 'string',
+          default: './agentjail.yaml',
+          describe: 'The policy file to make',
+        })
+        .option('policy', {
+          alias: 'p',
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [] as string[],
+          describe: 'Start from these; only what is beyond them is learned',
+        })
+        .option('name', { alias: 'n', type: 'string', describe: "The jail's name" })
+        .option('http', {
+          type: 'boolean',
+          default: false,
+          describe: 'Look into requests, and write methods and paths',
+        })
+        .option('env', {
+          alias: 'e',
+          type: 'string',
+          array: true,
+          nargs: 1,
+          default: [] as string[],
+          describe: 'A variable of yours that the command needs',
+        })
+        .example('$0 learn -o bot.yaml -e OPENAI_API_KEY -- node bot.js', 'Then: run -p ./bot.yaml')
+        .epilogue('Private networks and metadata addresses stay closed.'),
+    async (args) => {
+      const { learnCommand } = await import('./commands/learn.js')
+      finish(
+        await learnCommand(
+          {
+            command: commandOf(args),
+            output: args.output,
+            policy: args.policy,
+            name: args.name,
+            http: args.http,
+            env: args.env,
+            argv,
+            script: process.argv[1] ?? '',
+          },
+          io,
+        ),
+      )
+    },
+  )
+  table.command(
     'plan',
     'Print what `run` would do: account, rules, DNS, launch',
     (sub) =>

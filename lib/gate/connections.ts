@@ -7,7 +7,7 @@ import type { Decision, Layer, ReasonCode } from '../audit/record.js'
 import type { Grant } from '../policy/types.js'
 import { type AnyGrant, type Budgets, grantKey } from './budgets.js'
 import type { Decisions } from './decisions.js'
-import type { Grants } from './grants.js'
+import { type Grants, reportGrant } from './grants.js'
 
 /** What a connection is for; enough to judge it anew. */
 export interface Purpose {
@@ -155,7 +155,7 @@ function isStillGranted(connection: Connection, grants: Grants): boolean {
   const { kind, name, address, port, proto, grant } = connection
   if (kind === 'loopback') return grants.policy.loopbackConnect.includes(port)
   if (grants.isAddressDenied(address)) return false
-  if (grant === undefined) return grants.policy.report
+  if (grant === undefined || grant.id === reportGrant) return grants.policy.report
   if (kind === 'address' || name === undefined || !('host' in grant)) {
     return grants.forAddress(address, port, proto) !== undefined
   }

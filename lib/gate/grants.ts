@@ -11,6 +11,9 @@ import type { GatePolicy } from './protocol.js'
 
 type Proto = 'tcp' | 'udp'
 
+/** Id of the grant that report mode makes up for a name that nothing grants. */
+export const reportGrant = 'report'
+
 export class Grants {
   readonly policy: GatePolicy
   readonly #grants: HostMatcher<Grant>
@@ -47,6 +50,24 @@ export class Grants {
   /** The grants of a name for one port. */
   forPort(name: string, port: number, proto: Proto): readonly Grant[] {
     return this.ofName(name).filter((grant) => covers(grant, port, proto))
+  }
+
+  /** In report mode, for a name that nothing grants: an exact grant of this port, public addresses only. */
+  reported(name: string, port: number): Grant | undefined {
+    if (!this.policy.report || this.isDenied(name)) return undefined
+    return {
+      id: reportGrant,
+      host: { kind: 'exact', name },
+      ports: [{ first: port, last: port }],
+      proto: 'tcp',
+      inspect: 'sni',
+      access: 'full',
+      rules: [],
+      within: [],
+      private: false,
+      limits: {},
+      origin: { file: 'report', line: 1, column: 1 },
+    }
   }
 
   /** Whether any grant by name has this port. */

@@ -49,7 +49,12 @@ function contextOf(
   authority: Authority | undefined,
 ): HttpContext {
   return {
-    findGrants: (name, port) => around.grants().forPort(name, port, 'tcp'),
+    findGrants: (name, port) => {
+      const grants = around.grants()
+      const found = grants.forPort(name, port, 'tcp')
+      const reported = found.length === 0 ? grants.reported(name, port) : undefined
+      return reported === undefined ? found : [reported]
+    },
     refusal: (name) => around.grants().refusal(name),
     dial: (name, port, grant) => around.dial(name, port, grant),
     report: (decision) => {

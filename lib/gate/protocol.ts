@@ -43,6 +43,8 @@ export interface GatePolicy {
   readonly loopbackConnect: readonly number[]
   readonly ipv6: boolean
   readonly report: boolean
+  /** As `Policy.reportHttp`. */
+  readonly reportHttp?: boolean
   readonly dns: Omit<DnsSettings, 'hosts'> & {
     readonly hosts: readonly (readonly [string, readonly string[]])[]
   }

@@ -82,6 +82,10 @@ export async function chooseRoute(
     }
     if (first === undefined) {
       if (!mayReport(grants, destination)) return refused('address-private')
+      // The Host of each request is the name; an address may have several.
+      if (port === httpPort && names.pins.namesOf(destination).length > 0) {
+        return { kind: 'http', head: nothing }
+      }
       // Other protocols may have the server speak first: nothing to wait for.
       if (port !== httpsPort) return reportRoute(names, destination, nothing)
     }
@@ -148,7 +152,9 @@ async function byHello(
     const { grants } = names
     if (grants.policy.report && destination !== undefined && mayReport(grants, destination)) {
       if (name !== undefined && !grants.isDenied(name)) {
-        return { kind: 'name', name, head: bytes, layer: 'sni' }
+        return grants.policy.reportHttp === true
+          ? { kind: 'https', name, head: bytes }
+          : { kind: 'name', name, head: bytes, layer: 'sni' }
       }
       if (name === undefined) {
         return reportRoute(names, destination, bytes)

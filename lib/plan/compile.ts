@@ -47,6 +47,14 @@ export function compilePlan(
   }
 }
 
+/** Whether the gate makes a CA for the jail, which the command trusts from its start. */
+export function wantsCa({
+  grants,
+  reportHttp,
+}: Pick<GatePolicy, 'grants' | 'reportHttp'>): boolean {
+  return reportHttp === true || grants.some(({ inspect }) => inspect === 'http')
+}
+
 /** What the gate enforces. */
 export function gatePolicy(policy: Policy, credentials: readonly ResolvedCredential[]): GatePolicy {
   const { hosts, ...dns } = policy.dns
@@ -58,6 +66,7 @@ export function gatePolicy(policy: Policy, credentials: readonly ResolvedCredent
     loopbackConnect: policy.loopback.connect,
     ipv6: policy.ipv6,
     report: policy.report,
+    ...(policy.reportHttp === undefined ? {} : { reportHttp: policy.reportHttp }),
     dns: { ...dns, hosts: [...hosts] },
     credentials,
     ...(egressBytes === undefined ? {} : { egressBytes }),

@@ -5,6 +5,7 @@
 import { JailError } from '../errors.js'
 import type { KernelGrant, NetworkPlan, UidRange } from '../backend/types.js'
 import type { Grant, Isolation, Policy, PortRange } from '../policy/types.js'
+import { reportPorts } from './report-ports.js'
 
 export interface NetworkRequest {
   readonly jail: string
@@ -60,7 +61,7 @@ function namespacePorts(policy: Policy): Ports {
       .flatMap((grant) => grant.ports)
   const loopback = policy.loopback.connect.map((port) => ({ first: port, last: port }))
   return {
-    gateTcp: union([dnsPort, ...of('tcp'), ...loopback]),
+    gateTcp: union([dnsPort, ...of('tcp'), ...loopback, ...(policy.report ? reportPorts : [])]),
     gateUdp: union([dnsPort, ...of('udp')]),
     pinned: [],
     kernel: [],
@@ -118,7 +119,7 @@ export function union(ranges: readonly PortRange[]): PortRange[] {
   const joined: { first: number; last: number }[] = []
   for (const { first, last } of [...ranges].sort((a, b) => a.first - b.first || a.last - b.last)) {
     const previous = joined.at(-1)
-    if (previous !== undefined && first <= previous.last)
+    if (previous !== undefined && first <= previous.last + 1)
       previous.last = Math.max(previous.last, last)
     else joined.push({ first, last })
   }

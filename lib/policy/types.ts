@@ -174,6 +174,8 @@ export interface Policy {
   readonly isolation: Isolation
   /** Log only: nothing is refused by name (learn uses this). Private and metadata addresses stay closed. */
   readonly report: boolean
+  /** With `report`: TLS of names that nothing grants is terminated, so that requests are logged. */
+  readonly reportHttp?: boolean
   readonly grants: readonly Grant[]
   readonly cidrs: readonly CidrGrant[]
   readonly denies: readonly Deny[]

@@ -3,6 +3,7 @@
  * Invariant: after `failed` was told there is no gate, and whoever was told ends the command.
  */
 import type { GatePort, NetworkPlan } from '../backend/types.js'
+import { wantsCa } from '../plan/compile.js'
 import { errorMessage, JailError } from '../errors.js'
 import type { FromGate, GateConfig, GatePolicy, PinRequest } from '../gate/protocol.js'
 import { spawnGate } from './gate-process.js'
@@ -87,7 +88,7 @@ export class GateKeeper {
         ...(family === undefined ? {} : { family }),
       })),
       policy,
-      wantCa: policy.grants.some(({ inspect }) => inspect === 'http'),
+      wantCa: wantsCa(policy),
     })
   }
 
@@ -190,7 +191,7 @@ export class GateKeeper {
       onFailed(`the gate ended again: ${why}`)
       return
     }
-    if (now().policy.grants.some(({ inspect }) => inspect === 'http')) {
+    if (wantsCa(now().policy)) {
       onFailed(`the gate ended (${why}), and with it the certificates that the command trusts`)
       return
     }

@@ -16,7 +16,7 @@ import { findLaunchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
 import type { Ending, LaunchSpec, Running } from '../launch/types.js'
 import type { Facts, Plan } from '../plan/types.js'
-import { compilePlan } from '../plan/compile.js'
+import { compilePlan, wantsCa } from '../plan/compile.js'
 import { accountName } from '../plan/names.js'
 import { policyFromJson, policyToJson } from '../policy/json.js'
 import { collect, endProcesses } from './collect.js'
@@ -122,12 +122,11 @@ export class Warden {
     const hold = await this.#openNetwork()
     const keeper = this.#keepGate(hold)
     const ports = await keeper.open()
-    const wantsCa = this.#policy.grants.some(({ inspect }) => inspect === 'http')
     const ready = keeper.start()
     ready.catch(() => undefined)
     await this.#connect(hold, ports)
     // The sockets listen already: the gate finishes its start while the command starts, unless the command needs its CA.
-    this.#extraCa = wantsCa ? await ready : undefined
+    this.#extraCa = wantsCa(this.#policy) ? await ready : undefined
     await this.#serveLoopback(hold)
     const running = await this.#launch(hold)
     signals.attach(running)
@@ -561,9 +560,7 @@ function knownPolicy(text: string): Plan['policy'] {
 
 /** A command that runs already cannot be made to trust a new CA. */
 function refuseNewCa(before: GatePolicy, after: GatePolicy): void {
-  const inspects = ({ grants }: GatePolicy): boolean =>
-    grants.some(({ inspect }) => inspect === 'http')
-  if (!inspects(after) || inspects(before)) return
+  if (!wantsCa(after) || wantsCa(before)) return
   throw new JailError(
     'POLICY_INVALID',
     'the new policy needs inspect: http, for which the command must trust a certificate from its start; the old one stays in force',

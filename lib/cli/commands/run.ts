@@ -8,13 +8,14 @@ import { wantsColour } from '../../audit/palette.js'
 import { renderSummary } from '../../audit/summary.js'
 import { isTerminalBusy } from '../../audit/terminal.js'
 import { findAccount } from '../../account/linux.js'
+import type { Decision } from '../../audit/record.js'
 import { exitCode, JailError } from '../../errors.js'
 import type { ResolvedCredential } from '../../gate/protocol.js'
 import type { Ending } from '../../launch/types.js'
-import { compilePlan } from '../../plan/compile.js'
+import { compilePlan, wantsCa } from '../../plan/compile.js'
 import { defaultJailName, parseJailName } from '../../plan/names.js'
 import { planToJson, renderPlan } from '../../plan/render.js'
-import type { Facts, Plan } from '../../plan/types.js'
+import type { Facts, Plan, RenderedPlan } from '../../plan/types.js'
 import { loadPrecompiled } from '../../policy/precompiled.js'
 import { fillSlots } from '../../policy/slots.js'
 import type { Isolation, Policy } from '../../policy/types.js'
@@ -65,8 +66,25 @@ export async function runCommand(
     const policy = await loadPolicy(args.policy, caller.uid)
     return await elevate(args.script, args.argv, environmentNames(policy))
   }
-  const policy = await loadPolicy(args.policy, caller.uid)
-  const context = await open()
+  return await runPolicy(await loadPolicy(args.policy, caller.uid), args, io, { open })
+}
+
+/** What else wants to hear of a run. */
+export interface RunHooks {
+  /** Every decision, allowed and denied, as it is recorded. */
+  readonly onDecisions?: (decisions: readonly Decision[]) => void
+  readonly open?: () => Promise<Context>
+}
+
+/** As `runCommand`, for a policy already in memory. As root only. */
+export async function runPolicy(
+  policy: Policy,
+  args: RunArgs,
+  io: CommandIo,
+  hooks: RunHooks = {},
+): Promise<Ending> {
+  const caller = callerIdentity()
+  const context = await (hooks.open ?? openContext)()
   for (const { name, why } of (await collectDead(context)).kept)
     io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
   const credentials = await findCredentials(policy, caller)
@@ -77,7 +95,22 @@ export async function runCommand(
   }
   await makeState(context)
   const env = new Map([...plan.launch.env, ...credentials.env])
-  return await supervise(context, { ...plan, launch: { ...plan.launch, env } }, facts, args, io)
+  return await supervise(
+    context,
+    { ...plan, launch: { ...plan.launch, env } },
+    facts,
+    args,
+    io,
+    hooks,
+  )
+}
+
+/** The plan of a run, with the rules as they would be loaded. Changes nothing. As root only. */
+export async function planPolicy(policy: Policy, args: RunArgs): Promise<RenderedPlan> {
+  const context = await openContext()
+  const credentials = await findCredentials(policy, callerIdentity())
+  const { plan } = await makePlan(context, credentials.policy, args, credentials.resolved)
+  return { plan, rules: context.backend.render(plan.network) }
 }
 
 async function join(args: RunArgs, name: string): Promise<Ending> {
@@ -202,6 +235,7 @@ async function supervise(
   facts: Facts,
   args: RunArgs,
   io: CommandIo,
+  hooks: RunHooks,
 ): Promise<Ending> {
   const signals = relaySignals()
   const isTerminal = io.stderr.isTTY === true
@@ -216,11 +250,10 @@ async function supervise(
   })
   let current = plan.policy
   const show = args.showDenials ?? (isTerminal && !args.quiet)
-  const upstreamCa = plan.policy.grants.some(({ inspect }) => inspect === 'http')
-    ? await systemRoots(context.system)
-    : undefined
+  const upstreamCa = wantsCa(plan.policy) ? await systemRoots(context.system) : undefined
   const events = {
     onDecisions: (decisions: Parameters<LiveDenials['add']>[0]) => {
+      hooks.onDecisions?.(decisions)
       if (show) live.add(decisions)
       else for (const decision of decisions) live.fold.add(decision)
     },

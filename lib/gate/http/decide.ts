@@ -6,6 +6,7 @@
 import { METHODS } from 'node:http'
 import type { ReasonCode } from '../../audit/record.js'
 import type { Grant, HttpRule } from '../../policy/types.js'
+import { reportGrant } from '../grants.js'
 import type { ResolvedCredential } from '../protocol.js'
 import { applyCredential, type Draft } from './credential.js'
 import { multiplicityProblem, endToEnd } from './fields.js'
@@ -19,7 +20,7 @@ import {
   type Plan,
   type RequestHead,
 } from './message.js'
-import { maskedPath } from './log-path.js'
+import { guardedPath, maskedPath } from './log-path.js'
 import { matchPath } from './path-rules.js'
 import {
   decodeLoosely,
@@ -174,10 +175,13 @@ function judgeRule(
     rule,
     method: head.method,
     path: query === undefined ? path : `${path}?${query}`,
-    logPath: maskedPath(
-      judgesPath ? joinSegments(target.segments ?? []) : target.rawPath,
-      credentials,
-    ),
+    logPath:
+      grant.id === reportGrant
+        ? guardedPath(target.rawPath)
+        : maskedPath(
+            judgesPath ? joinSegments(target.segments ?? []) : target.rawPath,
+            credentials,
+          ),
     fields: draft.fields,
     maxBody,
     bodyCheck: bodyCheck(head, rule, own),

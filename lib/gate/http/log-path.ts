@@ -28,3 +28,18 @@ export function maskedPath(target: string, credentials: readonly ResolvedCredent
   }
   return path.slice(0, 256)
 }
+
+/** The path as it was sent, where no credential is known: whatever could be a key is not shown. */
+export function guardedPath(rawPath: string): string {
+  return rawPath
+    .split('/')
+    .map((segment) => (couldBeKey(decodeLoosely(segment)) ? '{token}' : segment))
+    .join('/')
+    .slice(0, 256)
+}
+
+/** Long and with digits among letters, or in two parts as Telegram's (`bot123:abc`). */
+function couldBeKey(segment: string): boolean {
+  if (/^[^:]*\d:[\w-]{6,}$/.test(segment)) return true
+  return segment.length >= 20 && /\d/.test(segment) && /[a-z]/i.test(segment)
+}

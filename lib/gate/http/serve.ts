@@ -89,6 +89,8 @@ export function servePlain(
   socket.on('error', () => socket.destroy())
   serveHttp1(socket, link)
   if (firstBytes !== undefined && firstBytes.length > 0) socket.unshift(firstBytes)
+  // It was accepted paused, and Node's parser waits for what never flows.
+  socket.resume()
   return link
 }
 
