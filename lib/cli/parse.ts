@@ -5,6 +5,7 @@ import yargs from 'yargs'
 import type { Argv } from 'yargs'
 import { exitCode, JailError } from '../errors.js'
 import type { Ending } from '../launch/types.js'
+import { backendChoices } from '../session/backend-choice.js'
 import type { CommandIo } from './io.js'
 
 const isolations = ['namespace', 'uid', 'basic'] as const
@@ -73,6 +74,10 @@ function withRunOptions(table: Argv, isPolicyNeeded: boolean) {
       choices: isolations,
       describe: "How it is held [the policy's, or namespace]",
     })
+    .option('backend', {
+      choices: backendChoices,
+      describe: 'Which firewall holds it [nftables, or iptables where nft is missing]',
+    })
     .option('json', { type: 'boolean', default: false, describe: 'Print the plan as JSON' })
 }
 
@@ -132,6 +137,7 @@ function runCommands(
             name: args.name,
             user: args.user,
             isolation: args.isolation,
+            backend: args.backend,
             dryRun: args['dry-run'],
             json: args.json,
             quiet: args.quiet,
@@ -216,6 +222,7 @@ function runCommands(
             name: args.name,
             user: args.user,
             isolation: args.isolation,
+            backend: args.backend,
             dryRun: true,
             json: args.json,
             quiet: true,

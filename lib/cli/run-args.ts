@@ -4,6 +4,7 @@
  */
 import { parseArgs } from 'node:util'
 import type { Isolation } from '../policy/types.js'
+import { isBackendChoice } from '../session/backend-choice.js'
 import type { RunArgs } from './commands/run.js'
 
 const options = {
@@ -11,6 +12,7 @@ const options = {
   name: { type: 'string', short: 'n' },
   user: { type: 'string' },
   isolation: { type: 'string' },
+  backend: { type: 'string' },
   quiet: { type: 'boolean', short: 'q' },
   'show-denials': { type: 'boolean' },
 } as const
@@ -30,14 +32,16 @@ export function parseRunArgs(argv: readonly string[], script: string): RunArgs |
       strict: true,
       allowPositionals: false,
     })
-    const { policy, name, user, isolation, quiet } = values
+    const { policy, name, user, isolation, backend, quiet } = values
     if (policy === undefined || policy.includes('') || !isIsolation(isolation)) return undefined
+    if (backend !== undefined && !isBackendChoice(backend)) return undefined
     return {
       policy,
       command: [first, ...rest],
       name,
       user,
       isolation,
+      backend,
       dryRun: false,
       json: false,
       quiet: quiet ?? false,

@@ -1,14 +1,15 @@
 /**
- * The parts every privileged command needs, made once. The only place that chooses by platform.
+ * The parts every privileged command needs, made once. The only place that chooses by platform and, with `backends.ts`, by firewall.
  */
 import type { Backend } from '../backend/types.js'
-import { nftablesBackend } from '../backend/nftables/index.js'
 import { JailError } from '../errors.js'
 import { loadConfig } from '../setup/config.js'
 import type { Config } from '../setup/config.js'
 import { realSystem } from '../system/real.js'
 import { findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
+import { chooseBackend } from './backends.js'
+import type { BackendChoice } from './backend-choice.js'
 import { collect, deadJails } from './collect.js'
 import type { Collected, CollectTools } from './collect.js'
 import { controlPath } from './control.js'
@@ -17,7 +18,6 @@ import { openRegistry } from './registry.js'
 import type { Registry } from './registry.js'
 
 const toolNames = [
-  'nft',
   'ip',
   'unshare',
   'nsenter',
@@ -39,7 +39,10 @@ export interface Context {
 }
 
 /** For commands that change the machine: root, Linux, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
-export async function openContext(system: System = realSystem()): Promise<Context> {
+export async function openContext(
+  system: System = realSystem(),
+  asked?: BackendChoice,
+): Promise<Context> {
   if (process.getuid?.() !== 0) {
     throw new JailError('NOT_ROOT', 'this needs root', { hint: 'run it through sudo' })
   }
@@ -50,7 +53,9 @@ export async function openContext(system: System = realSystem()): Promise<Contex
   const tools = Object.fromEntries(
     toolNames.map((name) => [name, found.get(name)]),
   ) as Context['tools']
-  const backend = nftablesBackend({ system, tools, stateDir: config.stateDir })
+  const { stateDir, uidRange: range } = config
+  const request = { system, stateDir, range, tools, ...(asked === undefined ? {} : { asked }) }
+  const backend = await chooseBackend(request)
   return { system, config, tools, registry: openRegistry(system, config.stateDir), backend }
 }
 

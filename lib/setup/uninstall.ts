@@ -6,6 +6,8 @@
 import { dirname } from 'node:path'
 import { listAccounts, removeAccount } from '../account/linux.js'
 import { parsePasswd } from '../account/passwd.js'
+import { iptablesBackend } from '../backend/iptables/index.js'
+import { findIptables, forgetVariant, notedVariant } from '../backend/iptables/variant.js'
 import { nftablesBackend } from '../backend/nftables/index.js'
 import { JailError, errorMessage } from '../errors.js'
 import { findTool, findTools } from '../system/tools.js'
@@ -111,6 +113,20 @@ async function removeBoot(system: System): Promise<boolean> {
 }
 
 async function removeTables(system: System, config: Config): Promise<boolean> {
+  const hadIptables = await removeIptables(system, config)
+  return (await removeNftables(system, config)) || hadIptables
+}
+
+async function removeIptables(system: System, config: Config): Promise<boolean> {
+  const variant = await notedVariant(system, config.stateDir)
+  if (variant === undefined) return false
+  const tools = findIptables(variant, { ip: '', unshare: '', nsenter: '', perl: '' })
+  await iptablesBackend({ system, tools, range: config.uidRange }).uninstall()
+  await forgetVariant(system, config.stateDir)
+  return true
+}
+
+async function removeNftables(system: System, config: Config): Promise<boolean> {
   const nft = findTool('nft')
   if (nft.state !== 'found') return false
   const { stdout } = await system.run([nft.path, 'list', 'tables', 'inet'])

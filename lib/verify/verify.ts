@@ -15,6 +15,7 @@ import { endProcesses } from '../session/collect.js'
 import type { Context } from '../session/context.js'
 import { relaySignals } from '../session/signals.js'
 import { Warden } from '../session/warden.js'
+import { findTools } from '../system/tools.js'
 import { judge } from './judge.js'
 import { openStage, type Stage } from './stage.js'
 import type { Finding, InsideConfig, InsideLine } from './types.js'
@@ -46,7 +47,11 @@ export interface VerifyRequest {
 export async function verify(context: Context, request: VerifyRequest): Promise<Finding[]> {
   const { system, tools } = context
   const nonce = randomBytes(8).toString('hex')
-  const stage = await openStage({ system, ...tools }, nonce, names)
+  const stage = await openStage(
+    { system, ...tools, nft: findTools(['nft']).get('nft') },
+    nonce,
+    names,
+  )
   try {
     const policy = overlay(request.policy, stage, request.without)
     const command = inside(tools.perl)

@@ -21,6 +21,7 @@ import { fillSlots } from '../../policy/slots.js'
 import type { Isolation, Policy } from '../../policy/types.js'
 import { collectDead, makeState, openContext } from '../../session/context.js'
 import type { Context } from '../../session/context.js'
+import type { BackendChoice } from '../../session/backend-choice.js'
 import { elevate } from '../../session/elevate.js'
 import {
   callerIdentity,
@@ -40,6 +41,8 @@ export interface RunArgs {
   readonly name?: string | undefined
   readonly user?: string | undefined
   readonly isolation?: Isolation | undefined
+  /** Absent: nftables, or what else is installed. */
+  readonly backend?: BackendChoice | undefined
   /** A jail that runs, to run the command in. */
   readonly join?: string | undefined
   readonly dryRun: boolean
@@ -56,7 +59,7 @@ export interface RunArgs {
 export async function runCommand(
   args: RunArgs,
   io: CommandIo,
-  open: () => Promise<Context> = openContext,
+  open: () => Promise<Context> = () => openContext(undefined, args.backend),
 ): Promise<Ending> {
   const caller = callerIdentity()
   if (args.name !== undefined) parseJailName(args.name)

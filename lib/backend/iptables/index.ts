@@ -1,0 +1,112 @@
+/**
+ * The iptables and ipset backend: both isolations, behind the one interface.
+ * Invariant: see `Backend.open`; every change that others share is made by a caller that holds the lock.
+ */
+import type { System } from '../../system/types.js'
+import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
+import { printChange, printSets, printTables } from './ast.js'
+import type { Family } from './ast.js'
+import { baseChanges, jailUids, removalOfAll } from './base.js'
+import { jailChanges } from './jail.js'
+import { loopbackRoutes, openNamespace } from './namespace.js'
+import { denialSets, families, gateSets, grantSets, namespaceTables, sharedSets } from './tables.js'
+import { Tool } from './tool.js'
+import type { IptablesTools } from './tool.js'
+import { apply, ensureBase, removeJail, UidHold } from './uid.js'
+
+export interface IptablesOptions {
+  readonly system: System
+  readonly tools: IptablesTools
+  readonly range: UidRange
+}
+
+/** For `iptables-restore --noflush` (or `ip6tables-restore`), on a machine that has none of it yet. */
+export function renderStaticDeny(family: Family, range: UidRange): string {
+  const changes = baseChanges(family, range, new Map(), false)
+  return text(changes.flatMap((change) => printChange(family, change)))
+}
+
+export function iptablesBackend({ system, tools, range }: IptablesOptions): Backend {
+  const tool = new Tool(system, tools)
+  return {
+    name: 'iptables',
+    render: renderPlan,
+    ensureStaticDeny: (wanted) => ensureBase(tool, wanted, 'either'),
+    open: (plan) =>
+      plan.isolation === 'namespace'
+        ? openNamespace(system, tools, plan)
+        : Promise.resolve().then(() => new UidHold(system, tool, plan)),
+    collect: async ({ uid, isolation }) => {
+      if (isolation === 'uid') await removeJail(tool, uid, range)
+    },
+    uninstall: async () => {
+      const listings = await tool.lists()
+      const uids = families.flatMap((family) => jailUids(listings[family]))
+      for (const family of families)
+        await apply(tool, family, removalOfAll(family, range, listings[family]))
+      const prefixes = uids.map((uid) => `aj-${uid}-`)
+      const shared: readonly string[] = Object.values(gateSets)
+      const ours = (await tool.setNames()).filter(
+        (name) => shared.includes(name) || prefixes.some((prefix) => name.startsWith(prefix)),
+      )
+      await tool.loadSets(ours.map((name) => `destroy ${name}`))
+    },
+  }
+}
+
+const text = (lines: readonly string[]): string => `${lines.join('\n')}\n`
+
+/** Exactly what `open` loads; the gate's loopback ports are known only at run time and shown from 40000 up. */
+function renderPlan(plan: NetworkPlan): RenderedRules[] {
+  const each = (title: string, lines: (family: Family) => readonly string[]): RenderedRules[] =>
+    families.map((family) => ({
+      title: `${title}, IPv${family}`,
+      format: 'iptables',
+      text: text(lines(family)),
+    }))
+  const deny = families.map((family): RenderedRules => ({
+    title: `static deny of the reserved uid range, on the host, IPv${family}`,
+    format: 'iptables',
+    text: renderStaticDeny(family, plan.range),
+  }))
+  const denied = denialSets(plan.uid)
+  if (plan.isolation === 'namespace') {
+    return [
+      ...deny,
+      {
+        title: "what was refused, in the jail's own network namespace",
+        format: 'ipset',
+        text: text(printSets(denied.sets, denied.elements)),
+      },
+      ...each("the jail's own network namespace", (family) =>
+        printTables(family, namespaceTables(family, plan)),
+      ),
+      { title: 'every address is local there', format: 'ip', text: text(loopbackRoutes()) },
+    ]
+  }
+  const ports = [
+    ...plan.gateUdp.map(({ first }) => ({ proto: 'udp', port: first }) as const),
+    ...plan.gateTcp.map(({ first }) => ({ proto: 'tcp', port: first }) as const),
+  ]
+  const gate = ports.map((port, index) => ({ ...port, gatePort: 40_000 + index }))
+  const protect = gate.map(({ proto, gatePort }) => ({ set: gateSets[proto], key: gatePort }))
+  const sets = [...sharedSets, ...denied.sets, ...grantSets(plan, 1)]
+  return [
+    ...deny,
+    {
+      title: "the gate's ports, what was refused, and pins",
+      format: 'ipset',
+      text: text(printSets(sets, [...denied.elements, ...protect])),
+    },
+    ...each('shared by all jails', (family) =>
+      baseChanges(family, plan.range, new Map(), true).flatMap((change) =>
+        printChange(family, change),
+      ),
+    ),
+    ...each('this jail', (family) =>
+      jailChanges(family, { plan, gate, round: 1 }, new Map()).flatMap((change) =>
+        printChange(family, change),
+      ),
+    ),
+  ]
+}
