@@ -22,6 +22,8 @@ import { errnoCode, JailError } from '../errors.js'
 import type { Argv, CommandResult, FileStat, RunOptions, Session, System } from './types.js'
 
 const cleanEnvironment = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
+/** An interactive nft writes its history into $HOME, or into / without one: nowhere, then. */
+const sessionEnvironment = { ...cleanEnvironment, HOME: '/dev/null' }
 const defaultTimeout = 10_000
 /** A listing of a large ruleset is a few megabytes; more than this is not an answer. */
 const maxOutput = 64 * 1024 * 1024
@@ -124,7 +126,7 @@ function cannotRun(program: string, error: Error): JailError {
 function openSession(argv: Argv): Session {
   const [program, ...args] = argv
   const child = spawn(program, args, {
-    env: cleanEnvironment,
+    env: sessionEnvironment,
     cwd: '/',
     stdio: ['pipe', 'pipe', 'pipe'],
   })
@@ -178,7 +180,7 @@ async function detachProcess(argv: Argv, fifo: string): Promise<number> {
   const input = await open(fifo, constants.O_RDWR | constants.O_NOFOLLOW)
   try {
     const child = spawn(program, args, {
-      env: cleanEnvironment,
+      env: sessionEnvironment,
       cwd: '/',
       detached: true,
       stdio: [input.fd, 'ignore', 'ignore'],

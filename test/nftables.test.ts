@@ -1,0 +1,224 @@
+/**
+ * nftables plans: golden files, that nft itself takes them, and that reading back notices every single change.
+ * Judges: the files under test/golden, nft in a network namespace of its own.
+ */
+import { spawnSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { nftablesBackend } from '../lib/backend/nftables/index.js'
+import { DenialReader } from '../lib/backend/nftables/denials.js'
+import { printTable } from '../lib/backend/nftables/print.js'
+import { findDifference } from '../lib/backend/nftables/readback.js'
+import { removalOf } from '../lib/backend/nftables/removal.js'
+import {
+  guardTable,
+  jailNames,
+  namespaceTable,
+  staticTable,
+  uidBase,
+  uidJail,
+} from '../lib/backend/nftables/tables.js'
+import type { Table } from '../lib/backend/nftables/ast.js'
+import type { NetworkPlan } from '../lib/backend/types.js'
+import { networkPlan } from '../lib/plan/network.js'
+import { loadPolicy } from '../lib/policy/loader.js'
+import { realSystem } from '../lib/system/real.js'
+import { root } from './lab/paths.js'
+
+const range = { first: 1_900_000_000, last: 1_900_099_999 }
+const request = { jail: 'my-bot', uid: 1_900_000_007, range }
+const tools = {
+  nft: '/usr/sbin/nft',
+  ip: '/sbin/ip',
+  unshare: '/usr/bin/unshare',
+  nsenter: '/usr/bin/nsenter',
+}
+const backend = nftablesBackend({ system: realSystem(), tools, stateDir: '/nonexistent' })
+
+/** nft with these commands in a namespace that ends with it; what it listed, if asked. */
+const nft = (argv: readonly string[], input: string) => {
+  const { status, stdout, stderr } = spawnSync(
+    '/usr/bin/unshare',
+    ['--net', '--', '/usr/sbin/nft', ...argv],
+    { input, encoding: 'utf8', timeout: 20_000 },
+  )
+  return { status, stdout, stderr }
+}
+
+/** Loads tables, then changes, then lists one table: all in one namespace. */
+const listAfter = (tables: readonly Table[], changes: readonly string[], name: string): unknown => {
+  const lines = [...tables.flatMap(printTable), ...changes].map((line) => `${line}\n`).join('')
+  const { stdout, stderr } = nft(['-j', '-i'], `${lines}list table inet ${name}\n`)
+  const last = stdout.trim().split('\n').at(-1) ?? ''
+  if (!last.startsWith('{')) throw new Error(`nft: ${stderr}`)
+  return JSON.parse(last) as unknown
+}
+
+const plans: [name: string, plan: () => Promise<NetworkPlan>][] = (
+  ['namespace', 'uid'] as const
+).map((isolation) => [
+  `openai-telegram.${isolation}`,
+  async () => networkPlan(await loadPolicy('openai-telegram'), { ...request, isolation }),
+])
+const rich: NetworkPlan = {
+  ...request,
+  isolation: 'uid',
+  ipv6: true,
+  gateTcp: [
+    { first: 53, last: 53 },
+    { first: 443, last: 443 },
+  ],
+  gateUdp: [{ first: 53, last: 53 }],
+  pinned: [
+    {
+      grant: 'g1',
+      key: 'a',
+      proto: 'tcp',
+      ports: [
+        { first: 22, last: 22 },
+        { first: 8000, last: 8010 },
+      ],
+    },
+    { grant: 'g2', key: 'b', proto: 'udp', ports: [{ first: 4000, last: 4000 }] },
+  ],
+  kernel: [
+    {
+      grant: 'c1',
+      cidr: { family: 4, address: '192.0.2.0', prefix: 24 },
+      proto: 'tcp',
+      ports: [{ first: 5432, last: 5432 }],
+    },
+  ],
+  loopbackConnect: [3000],
+  loopbackListen: [3001],
+}
+plans.push(['everything.uid', () => Promise.resolve(rich)])
+
+t.test('golden files, which nft takes as they are', async (t) => {
+  for (const [name, make] of plans) {
+    const rendered = backend.render(await make()).filter(({ format }) => format === 'nft')
+    const text = rendered.map(({ title, text }) => `# ${title}\n${text}`).join('\n')
+    const path = join(root, 'test/golden', `${name}.nft`)
+    if (process.env['TAP_SNAPSHOT'] === '1') writeFileSync(path, text)
+    t.equal(text, readFileSync(path, 'utf8'), `${name}.nft`)
+    const { status, stderr } = nft(['-c', '-f', '-'], text)
+    t.equal(status, 0, `${name}: nft -c: ${stderr}`)
+  }
+})
+
+const gate = [
+  { proto: 'udp', port: 53, gatePort: 40_000 },
+  { proto: 'tcp', port: 53, gatePort: 40_001 },
+  { proto: 'tcp', port: 443, gatePort: 40_002 },
+] as const
+
+t.test(
+  'read back: as written is intact; each rule, chain, set and element gone or more is told',
+  async (t) => {
+    const base = uidBase(range)
+    const cases: [name: string, loaded: Table[], table: Table, extent: 'whole' | 'part'][] = [
+      ['static', [staticTable(range)], staticTable(range), 'whole'],
+      [
+        'namespace',
+        [namespaceTable({ ...rich, isolation: 'namespace' })],
+        namespaceTable({ ...rich, isolation: 'namespace' }),
+        'whole',
+      ],
+      ['base', [base], base, 'part'],
+      ['jail', [base, uidJail(rich, gate)], uidJail(rich, gate), 'part'],
+    ]
+    for (const [name, loaded, table, extent] of cases) {
+      const listing = listAfter(loaded, [], table.name) as { nftables: Record<string, unknown>[] }
+      t.equal(findDifference(table, listing, extent), undefined, `${name}: intact`)
+      t.ok(findDifference(table, { nftables: [] }, extent), `${name}: nothing there`)
+      const chains = new Set(table.chains.map((chain) => chain.name))
+      const sets = new Set([...table.sets.map((set) => set.name)])
+      let mutants = 0
+      for (const [index, item] of listing.nftables.entries()) {
+        const [kind = '', body] = Object.entries(item)[0] ?? []
+        const about = body as Record<string, unknown>
+        const isOurs =
+          (kind === 'rule' && chains.has(String(about['chain']))) ||
+          (kind === 'chain' && chains.has(String(about['name']))) ||
+          ((kind === 'set' || kind === 'map') && sets.has(String(about['name'])))
+        if (!isOurs) continue
+        const without = { nftables: listing.nftables.toSpliced(index, 1) }
+        t.ok(findDifference(table, without, extent), `${name}: without ${kind} ${index}`)
+        mutants++
+        if (kind !== 'rule') continue
+        const open = { rule: { ...about, expr: [{ accept: null }] } }
+        const changed = { nftables: listing.nftables.with(index, open) }
+        t.ok(findDifference(table, changed, extent), `${name}: rule ${index} changed`)
+        const more = { nftables: listing.nftables.toSpliced(index, 0, open) }
+        t.ok(findDifference(table, more, extent), `${name}: a rule more before ${index}`)
+      }
+      t.ok(mutants > 2, `${name}: ${mutants} parts looked at`)
+    }
+    for (const map of ['jails', 'flows', 'redirects']) {
+      const listing = listAfter(
+        [base, uidJail(rich, gate)],
+        [`delete element inet agentjail_uid ${map} { ${request.uid} }`],
+        'agentjail_uid',
+      )
+      t.match(findDifference(uidJail(rich, gate), listing, 'part'), new RegExp(`element of ${map}`))
+    }
+  },
+)
+
+t.test('the guard is the static deny, owned', async (t) => {
+  const [first, ...rest] = printTable(guardTable(range))
+  t.equal(first, 'add table inet agentjail_guard { flags owner; }')
+  t.same(
+    rest.map((line) => line.replaceAll('agentjail_guard', 'agentjail')),
+    printTable(staticTable(range)).slice(1),
+  )
+})
+
+t.test('removal: one jail goes whole, others and the base stay', async (t) => {
+  const other = { ...rich, jail: 'my-bot-2', uid: request.uid + 1 }
+  const otherGate = gate.map((port) => ({ ...port, gatePort: port.gatePort + 100 }))
+  const loaded = [uidBase(range), uidJail(other, otherGate), uidJail(rich, gate)]
+  const before = listAfter(loaded, [], 'agentjail_uid')
+  const commands = removalOf(rich.jail, rich.uid, before)
+  t.match(commands[0], /delete element inet agentjail_uid jails/, 'the way in goes first')
+  const after = listAfter(loaded, commands, 'agentjail_uid')
+  const strip = (listing: unknown) =>
+    JSON.stringify(listing).replace(/"(handle|index)":\s?\d+,?/g, '')
+  const alone = listAfter(loaded.slice(0, 2), [], 'agentjail_uid')
+  t.equal(strip(after).length, strip(alone).length, 'as if it had never been there')
+  t.equal(findDifference(uidJail(other, otherGate), after, 'part'), undefined)
+  t.same(removalOf(rich.jail, rich.uid, after), [], 'idempotent')
+})
+
+t.test("names: no jail has another one's", async (t) => {
+  t.equal(jailNames('a-b').chain, 'jail_a_b')
+  const all = ['a', 'a-b', 'a-b-c', 'b'].flatMap((jail) => {
+    const names = jailNames(jail)
+    return [names.chain, names.nat, names.overflow, names.pins(4, 'g1'), names.flows(6)]
+  })
+  t.equal(new Set(all).size, all.length)
+})
+
+t.test('denials: what is new since the last reading, once', async (t) => {
+  const { suffix, overflow } = jailNames('my-bot')
+  const reader = new DenialReader(suffix, overflow)
+  const listing = (packets: number, over: number) => ({
+    nftables: [
+      {
+        set: {
+          name: `denied4_port${suffix}`,
+          elem: [{ elem: { val: { concat: ['203.0.113.66', 'udp', 53] }, counter: { packets } } }],
+        },
+      },
+      { counter: { name: overflow, packets: over } },
+    ],
+  })
+  t.match(reader.read(listing(3, 0)), [
+    { address: '203.0.113.66', port: 53, proto: 'udp', count: 3 },
+  ])
+  t.same(reader.read(listing(3, 0)), [])
+  t.match(reader.read(listing(5, 2)), [{ count: 2 }, { count: 2, proto: 'any' }])
+  t.match(reader.read(listing(1, 2)), [{ count: 1 }], 'it ran out and came back')
+  t.same(reader.read('nonsense'), [])
+})
