@@ -1,0 +1,79 @@
+/**
+ * What the tests of crashes, reloads and many jails share: a policy, a jailed program that never stops trying,
+ * and the judge.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Test } from 'tap'
+import { evil } from '../lab/addresses.js'
+import type { Lab } from '../lab/lab.js'
+import type { Packet } from '../lab/pcap.js'
+
+export const isolations = ['namespace', 'uid'] as const
+export type Isolation = (typeof isolations)[number]
+
+export const policyPath = '/etc/agentjail/policies/faults.yaml'
+export const policy = `version: 1
+name: faults
+network:
+  allow:
+    - { host: plain.example, ports: [80], inspect: none }
+    - { host: plain.example, ports: [443] }
+`
+
+/** Datagrams and connections to the attacker on granted and other ports, both families, without end. */
+const trying = (ports: string, pause: number) => [
+  'perl',
+  '-e',
+  String.raw`
+use strict; use Socket qw(:all); use Fcntl; $| = 1;
+my @to = map { my $p = $_; ([AF_INET, pack_sockaddr_in($p, inet_aton('${evil.v4}'))],
+  [AF_INET6, pack_sockaddr_in6($p, inet_pton(AF_INET6, '${evil.v6}'))]) } ${ports};
+socket(my $u4, AF_INET, SOCK_DGRAM, 0); socket(my $u6, AF_INET6, SOCK_DGRAM, 0);
+print "started\n";
+while (1) {
+  for my $t (@to) {
+    send($t->[0] == AF_INET ? $u4 : $u6, 'leak', MSG_DONTWAIT, $t->[1]) for 1 .. 3;
+    socket(my $s, $t->[0], SOCK_STREAM, 0) or next;
+    fcntl($s, F_SETFL, O_NONBLOCK); connect($s, $t->[1]); send($s, 'leak', MSG_DONTWAIT); close $s;
+  }
+  select undef, undef, undef, ${pause};
+}`,
+]
+/** As fast as a shared machine bears. */
+export const hammer = trying('53, 80, 443, 51820', 0.002)
+/** Leaves the gate time for what is granted. */
+export const knocks = trying('443, 51820', 0.05)
+
+export const toEvil = (p: Packet): boolean =>
+  [evil.v4, evil.v6].some((address) => address === p.dst || address === p.src)
+
+/** Of the default reserved range. */
+export const jailed = (lab: Lab) => lab.processes().filter(({ uid }) => uid >= 1_900_000_000)
+
+export const gates = (lab: Lab) =>
+  lab.processes().filter(({ command }) => /^agentjail-gate/.test(command))
+
+/** Looks until it holds; at most `tries` times, every 50 ms. */
+export async function eventually(check: () => boolean | Promise<boolean>, tries = 100) {
+  for (let n = 0; n < tries; n++) {
+    if (await check()) return true
+    await sleep(50)
+  }
+  return false
+}
+
+const mayStay = /^-?\/(var\/(log|lib)\/agentjail|run\/agentjail\/(last-uid|stage|jails)?$)/
+
+/** Nothing of any jail, judged by the kernel; the caller called `lab.remember` when all was set up. */
+export async function nothingLeft(t: Test, lab: Lab, name: string) {
+  const { files, cgroups, ...others } = await lab.leftovers()
+  // Control groups are the machine's: another test may run beside this one.
+  t.same(
+    (cgroups ?? []).filter((path) => path.includes('/faults')),
+    [],
+    `${name}: control groups`,
+  )
+  t.same(others, {}, `${name}: rules, links, routes, processes, namespaces, mounts`)
+  const left = (files ?? []).filter((path) => !mayStay.test(path))
+  t.same(left, [], `${name}: files`)
+}

