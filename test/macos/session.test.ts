@@ -271,6 +271,9 @@ t.test('a session', async (t) => {
     })
     t.match(mac.state.files['/var/run/agentjail-ca/bot.pem'], { text: 'PEM', mode: 0o644, uid: 0 })
     t.match(mac.state.files['/var/agentjail/home/bot/tmp'], { uid, mode: 0o700 })
+    const shared = mac.state.acls['/Users/Shared/work'] ?? []
+    t.equal(shared.length, 4, 'shared with the service user and the caller')
+    t.ok(shared.some((entry) => entry.startsWith('user:admin allow list,')))
     gate?.say({
       type: 'decisions',
       decisions: [
@@ -288,6 +291,7 @@ t.test('a session', async (t) => {
     return { code: 42 }
   })
   t.strictSame(await run.warden.run(), { code: 42 })
+  t.strictSame(Object.values(mac.state.acls).flat(), [], 'the workspace is taken back')
   t.equal(snapshot(mac), before, 'as before: no rule, process, certificate or entry left')
   t.equal(reaches(mac, server, 465), false)
   t.match(run.records, [{ reason: 'name-not-granted', name: 'evil.example' }])

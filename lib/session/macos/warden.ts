@@ -5,12 +5,14 @@
  */
 import { randomBytes } from 'node:crypto'
 import { rootCertificates } from 'node:tls'
+import { listRecords } from '../../account/dscl.js'
 import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
 import type { Decision } from '../../audit/record.js'
 import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
 import { errorMessage, JailError } from '../../errors.js'
 import type { FromGate, GateConfig, GatePolicy, Listener } from '../../gate/protocol.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
+import { shareWorkspace } from '../../launch/macos/workspace.js'
 import type { Ending, Running } from '../../launch/types.js'
 import { compilePlan } from '../../plan/compile.js'
 import type { Facts, Plan, Settings } from '../../plan/types.js'
@@ -252,9 +254,13 @@ export class MacWarden {
     const { system, settings } = this.#parts
     const proxy = listeners.find(({ role }) => role === 'proxy')
     const own = ca === undefined ? undefined : await this.#writeCa(ca)
-    this.#push('end the command', () => this.#endCommand())
     const temporary = `${account.home}/tmp`
     if ((await system.lstat(temporary)) === undefined) await this.#makeTemporary(temporary)
+    const unshare = await shareWorkspace(system, spec, await this.#callerName())
+    this.#push('take the shared workspace back', async () => {
+      for (const line of await unshare()) this.#events.onNotice(line)
+    })
+    this.#push('end the command', () => this.#endCommand())
     this.#running = await this.#parts.launch({
       spec,
       ...(proxy === undefined ? {} : { proxy: { port: proxy.actual, token: this.#token } }),
@@ -280,6 +286,13 @@ export class MacWarden {
       )
     this.#events.onRunning(this.#running)
     return this.#running
+  }
+
+  async #callerName(): Promise<string | undefined> {
+    const { uid } = this.#facts.caller
+    if (uid === 0) return undefined
+    const users = await listRecords(this.#parts.system, 'Users', 'UniqueID')
+    return [...users].find(([, text]) => text === String(uid))?.[0]
   }
 
   /** Before any process of the user runs: it cannot have put a link in the way. */
