@@ -8,7 +8,7 @@ import { accountComment, accountName } from '../plan/names.js'
 import type { JailName } from '../plan/names.js'
 import type { AccountFacts, Settings } from '../plan/types.js'
 import type { Argv, System } from '../system/types.js'
-import { groupsOf, hasSubordinateRange, parsePasswd } from './passwd.js'
+import { groupsOf, hasSubordinateRange, isExpired, parsePasswd } from './passwd.js'
 import type { PasswdEntry } from './passwd.js'
 
 export interface AccountTools {
@@ -84,6 +84,7 @@ export async function ensureAccount(
   jail: JailName,
 ): Promise<AccountFacts> {
   if (!account.exists) await createAccount(system, settings, tools, account, jail)
+  await ensureExpired(system, tools, account.name)
   const { gid } = await checkAccount(system, account)
   const real = { ...account, gid }
   await ensureHome(system, settings, real)
@@ -112,14 +113,26 @@ async function createAccount(
     account.home,
     '--shell',
     '/usr/sbin/nologin',
-    // Locked by having no password, and expired: cron and at run nothing for an expired account.
-    '--expiredate',
-    '1970-01-02',
     '--comment',
     accountComment(jail),
     '--',
     account.name,
   ])
+}
+
+/**
+ * Locked by having no password, and expired: cron and at run nothing for an expired account.
+ * A step of its own: `useradd --system` takes an expiry date and forgets it (shadow 4.13).
+ */
+async function ensureExpired(system: System, tools: AccountTools, name: string): Promise<void> {
+  if (isExpired((await system.readFile('/etc/shadow')) ?? '', name)) return
+  // Of the same package, in the same directory.
+  const usermod = tools.useradd.replace(/useradd$/, 'usermod')
+  await must(system, 'expire', [usermod, '--expiredate', '1970-01-02', '--', name])
+  if (isExpired((await system.readFile('/etc/shadow')) ?? '', name)) return
+  throw new JailError('ACCOUNT', `user ${name} does not expire: cron could run jobs as it`, {
+    hint: `chage -E 1 ${name}`,
+  })
 }
 
 async function checkAccount(system: System, account: AccountFacts): Promise<PasswdEntry> {
@@ -208,14 +221,7 @@ export async function ensureGateUser(
       '--home-dir',
       '/nonexistent',
     ]
-    const shell = [
-      '--shell',
-      '/usr/sbin/nologin',
-      '--expiredate',
-      '1970-01-02',
-      '--comment',
-      'agentjail-gate',
-    ]
+    const shell = ['--shell', '/usr/sbin/nologin', '--comment', 'agentjail-gate']
     const argv: Argv = [tools.useradd, ...options, ...shell, '--', settings.gateUser]
     await must(system, 'make', argv).catch(async (error: unknown) => {
       // Another first run was faster.

@@ -42,3 +42,12 @@ export function hasSubordinateRange(text: string, user: { name: string; uid: num
     return owner === user.name || owner === String(user.uid)
   })
 }
+
+/** Whether shadow(5) says that the account expired in the first days of 1970. Day 0 is no date to some programs. */
+export function isExpired(shadow: string, name: string): boolean {
+  const fields = shadow
+    .split('\n')
+    .map((line) => line.split(':'))
+    .find(([entry]) => entry === name)
+  return fields?.[7] === '1'
+}

@@ -181,9 +181,7 @@ function gateUserStep({ system, config }: SetupContext): SetupStep {
         userdel: tools.get('userdel'),
       })
     },
-    lines: [
-      `useradd --system --shell /usr/sbin/nologin --expiredate 1970-01-02 ${config.gateUser}`,
-    ],
+    lines: [`useradd --system --shell /usr/sbin/nologin ${config.gateUser}`],
   }
 }
 
