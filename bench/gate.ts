@@ -6,11 +6,15 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import dgram from 'node:dgram'
 import net from 'node:net'
+import { existsSync } from 'node:fs'
 import { cpus } from 'node:os'
+import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import packet from 'dns-packet'
 import type { GatePolicy } from '../lib/gate/protocol.js'
+import { root } from '../test/lab/paths.js'
+import { median, medianRatio } from './statistics.js'
 
 /** A ClientHello naming `name`, as small as can be: the gate reads it, the bench's server answers its length. */
 function hello(name: string): Buffer {
@@ -79,20 +83,55 @@ function send(socket: net.Socket): void {
   more()
 }
 
-function connect(port: number): Promise<net.Socket> {
+interface Route {
+  readonly port: number
+  /** A proxy: the request that opens the tunnel. */
+  readonly request?: string
+}
+
+function connect({ port, request }: Route): Promise<net.Socket> {
   return new Promise((resolve, reject) => {
     const socket = net.connect({ port, host: '127.0.0.1', noDelay: true, allowHalfOpen: true })
     socket.once('error', reject)
     socket.once('connect', () => {
-      socket.write(first)
-      resolve(socket)
+      if (request === undefined) {
+        socket.write(first)
+        resolve(socket)
+        return
+      }
+      socket.write(request)
+      socket.once('data', (answer: Buffer) => {
+        if (!/^HTTP\/1.1 200/.test(answer.toString('latin1')))
+          reject(new Error(`the proxy refused: ${answer.toString('latin1').slice(0, 80)}`))
+        socket.write(first)
+        resolve(socket)
+      })
+    })
+  })
+}
+
+/** srt's proxy, where it is installed. */
+async function startSrt(to: number): Promise<{ child: ChildProcess; route: Route } | string> {
+  const script = join(root, 'bench/rivals/srt-proxy.mjs')
+  if (!existsSync(join(root, 'bench/rivals/node_modules'))) return 'srt is not installed'
+  const child = fork(script, [], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
+  let said = ''
+  child.stderr?.on('data', (text: Buffer) => (said += text.toString()))
+  return await new Promise((resolve) => {
+    child.once('exit', () => {
+      resolve(`srt's proxy does not start: ${said.slice(0, 200)}`)
+    })
+    child.once('message', ({ port, token }: { port: number; token?: string }) => {
+      const auth = Buffer.from(`srt:${token ?? ''}`).toString('base64')
+      const request = `CONNECT localhost:${to} HTTP/1.1\r\nHost: localhost:${to}\r\nProxy-Authorization: Basic ${auth}\r\n\r\n`
+      resolve({ child, route: { port, request } })
     })
   })
 }
 
 /** MB/s. */
-async function throughput(port: number, direction: 'd' | 'u'): Promise<number> {
-  const socket = await connect(port)
+async function throughput(route: Route, direction: 'd' | 'u'): Promise<number> {
+  const socket = await connect(route)
   const start = performance.now()
   if (direction === 'd') {
     socket.write('d')
@@ -104,18 +143,23 @@ async function throughput(port: number, direction: 'd' | 'u'): Promise<number> {
   socket.on('data', (bytes: Buffer) => (received += bytes.length))
   await new Promise((resolve) => socket.once('end', resolve))
   const seconds = (performance.now() - start) / 1000
-  if (direction === 'd' && received !== totalBytes) throw new Error(`got ${String(received)} bytes`)
+  if (direction === 'd' && received !== totalBytes) {
+    const text = `${String(received)} of ${String(totalBytes)} bytes arrived`
+    if (route.request === undefined) throw new Error(text)
+    // A rival may lose the end of a stream: said, and counted for what it delivered.
+    process.stderr.write(`srt: ${text}\n`)
+  }
   socket.destroy()
-  return totalBytes / 1e6 / seconds
+  return (direction === 'd' ? received : totalBytes) / 1e6 / seconds
 }
 
 /** One connection after another in each of `parallel` lanes: connect, hello, one byte there and back, close. */
-async function connections(port: number, count: number, parallel: number): Promise<number> {
+async function connections(route: Route, count: number, parallel: number): Promise<number> {
   const start = performance.now()
   let left = count
   const lane = async (): Promise<void> => {
     while (left-- > 0) {
-      const socket = await connect(port)
+      const socket = await connect(route)
       socket.write('e')
       await new Promise((resolve) => socket.once('data', resolve))
       socket.destroy()
@@ -126,8 +170,8 @@ async function connections(port: number, count: number, parallel: number): Promi
 }
 
 /** Round trips of one byte on an open connection. Milliseconds, sorted. */
-async function roundTrips(port: number, count: number): Promise<number[]> {
-  const socket = await connect(port)
+async function roundTrips(route: Route, count: number): Promise<number[]> {
+  const socket = await connect(route)
   const times: number[] = []
   for (let n = 0; n < count; n++) {
     const start = performance.now()
@@ -278,10 +322,6 @@ async function startGate(port: number, tcp: Opened, udp: Opened): Promise<ChildP
   return gate
 }
 
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN
-}
-
 function at(sorted: readonly number[], quantile: number): number {
   return sorted[Math.floor(sorted.length * quantile)] ?? NaN
 }
@@ -289,14 +329,22 @@ function at(sorted: readonly number[], quantile: number): number {
 async function main(): Promise<void> {
   const rounds = Number(process.argv[2] ?? 3)
   const server = fork(fileURLToPath(import.meta.url), ['serve'])
-  const port = await new Promise<number>((resolve) => {
-    server.once('message', (message: { port: number }) => {
-      resolve(message.port)
+  const echoServer = fork(fileURLToPath(import.meta.url), ['echo'])
+  const told = (child: ChildProcess): Promise<{ port: number }> =>
+    new Promise((resolve) => {
+      child.once('message', (message: { port: number }) => {
+        resolve(message)
+      })
     })
-  })
+  const [{ port }, echo] = await Promise.all([told(server), told(echoServer)])
   const [tcp, udp] = [await openTcp(), await openUdp()]
   const gate = await startGate(port, tcp, udp)
-  const routes = { direct: port, gate: tcp.port }
+  const srt = await startSrt(port)
+  const routes: Record<string, Route> = {
+    direct: { port },
+    gate: { port: tcp.port },
+    ...(typeof srt === 'string' ? {} : { srt: srt.route }),
+  }
   const samples: Record<string, number[]> = {}
   const note = (key: string, value: number): void => {
     const list = samples[key] ?? []
@@ -319,30 +367,43 @@ async function main(): Promise<void> {
         note(`${route} p50ms`, at(trips, 0.5))
         note(`${route} p99ms`, at(trips, 0.99))
       }
-      const rate = await dnsRate(udp.port, 20_000, 32)
-      const trips = await dnsTrips(udp.port, 2000)
-      if (round === 0) continue
-      note('dns pinnedPerSecond', rate)
-      note('dns p50ms', at(trips, 0.5))
-      note('dns p99ms', at(trips, 0.99))
+      for (const [server, to] of [
+        ['echo', echo.port],
+        ['dns', udp.port],
+      ] as const) {
+        const rate = await dnsRate(to, 20_000, 32)
+        const trips = await dnsTrips(to, 2000)
+        if (round === 0) continue
+        note(`${server} pinnedPerSecond`, rate)
+        note(`${server} p50ms`, at(trips, 0.5))
+        note(`${server} p99ms`, at(trips, 0.99))
+      }
     }
   } finally {
     server.kill()
+    echoServer.kill()
     gate.kill()
+    if (typeof srt !== 'string') srt.child.kill()
   }
   const medians = Object.fromEntries(
     Object.entries(samples).map(([key, list]) => [key, median(list)]),
   )
-  const ratio = (key: string): number =>
-    (medians[`gate ${key}`] ?? NaN) / (medians[`direct ${key}`] ?? NaN)
+  // Within each round: both saw the same machine.
+  const over = (key: string, other: string): number =>
+    medianRatio(samples[`gate ${key}`] ?? [], samples[`${other} ${key}`] ?? [])
+  const ratio = (key: string): number => over(key, 'direct')
   const report = {
     machine: { node: process.version, cpus: cpus().length, model: cpus()[0]?.model },
     rounds,
+    missing: typeof srt === 'string' ? [srt] : [],
     medians,
     ratios: {
       down: ratio('downMBs'),
       up: ratio('upMBs'),
       connections: ratio('connectionsPerSecond'),
+      downOverSrt: over('downMBs', 'srt'),
+      upOverSrt: over('upMBs', 'srt'),
+      connectionsOverSrt: over('connectionsPerSecond', 'srt'),
       addedP50ms: (medians['gate p50ms'] ?? NaN) - (medians['direct p50ms'] ?? NaN),
       addedP99ms: (medians['gate p99ms'] ?? NaN) - (medians['direct p99ms'] ?? NaN),
     },
@@ -351,5 +412,15 @@ async function main(): Promise<void> {
   process.stdout.write(`${JSON.stringify(report, null, 2)}\n`)
 }
 
+/** `echo`: what any answer over UDP costs in Node. */
+function serveEcho(): void {
+  const socket = dgram.createSocket('udp4')
+  socket.on('message', (bytes, { port, address }) => {
+    socket.send(bytes, port, address)
+  })
+  socket.bind(0, '127.0.0.1', () => process.send?.({ port: socket.address().port }))
+}
+
 if (process.argv[2] === 'serve') serve()
+else if (process.argv[2] === 'echo') serveEcho()
 else await main()

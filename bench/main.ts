@@ -1,0 +1,60 @@
+/**
+ * `npm run bench [-- --quick] [-- --only start,gate]`: every bench, one after another; raw output under bench/results,
+ * tables and plots into docs/performance.md (whole runs only). Exit code 0 whatever the figures are: no timing fails.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root } from '../test/lab/paths.js'
+import { machineFacts } from './machine.js'
+import { barLines, writeDocs } from './report.js'
+import type { Options, Part } from './types.js'
+
+const parts: Readonly<Record<string, () => Promise<(options: Options) => Promise<Part>>>> = {
+  start: async () => (await import('./start.js')).start,
+  steady: async () => (await import('./steady.js')).steady,
+  gate: async () => (await import('./children.js')).gate,
+  scale: async () => (await import('./scale.js')).scale,
+  audit: async () => (await import('./children.js')).audit,
+}
+
+const { values } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    only: { type: 'string' },
+    'write-docs': { type: 'boolean', default: false },
+  },
+})
+if (process.getuid?.() !== 0) throw new Error('the bench needs root: it makes network namespaces')
+const wanted = values.only?.split(',') ?? Object.keys(parts)
+const machine = machineFacts()
+const date = new Date().toISOString()
+const done: Part[] = []
+for (const name of wanted) {
+  const load = parts[name]
+  if (load === undefined) throw new Error(`no part ${name}: ${Object.keys(parts).join(', ')}`)
+  process.stderr.write(`${name} ...\n`)
+  try {
+    done.push(await (await load())({ quick: values.quick }))
+  } catch (error) {
+    process.stderr.write(
+      `${name} failed: ${error instanceof Error ? (error.stack ?? '') : String(error)}\n`,
+    )
+    done.push({
+      ...{ title: name, bars: [], tables: [], plots: [], raw: undefined, notes: [] },
+      missing: [`the whole part: ${String(error)}`],
+    })
+  }
+}
+const results = join(root, 'bench/results')
+mkdirSync(results, { recursive: true })
+const file = join(results, values.quick ? 'quick.json' : `${date.slice(0, 10)}.json`)
+writeFileSync(
+  file,
+  `${JSON.stringify({ date, machine, quick: values.quick, parts: done.map(({ title, bars, missing, notes, raw }) => ({ title, bars, missing, notes, raw })) })}\n`,
+)
+if (!values.quick || values['write-docs']) writeDocs(root, machine, done, date)
+process.stdout.write(barLines(done))
+for (const what of done.flatMap(({ missing }) => missing))
+  process.stdout.write(`missing: ${what}\n`)
+process.stdout.write(`raw: ${file}\n`)

@@ -1,0 +1,70 @@
+/** What was measured as text: for the terminal, and for docs/performance.md between its two markers. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { Machine } from './machine.js'
+import { digits } from './statistics.js'
+import { isMet, type Bar, type Part } from './types.js'
+
+const markers = ['<!-- figures: written by npm run bench -->', '<!-- end of figures -->'] as const
+
+const verdict = (bar: Bar): string => {
+  const met = isMet(bar)
+  return met === undefined ? 'not measured' : met ? 'met' : 'NOT met'
+}
+
+const limitOf = ({ sense, limit, unit }: Bar): string => `${sense} ${digits(limit)} ${unit}`
+
+/** One line a bar. */
+export const barLines = (parts: readonly Part[]): string =>
+  parts
+    .flatMap(({ bars }) => bars)
+    .map(
+      (bar) =>
+        `${verdict(bar).padEnd(12)} ${digits(bar.figure)} ${bar.unit} (${limitOf(bar)}): ${bar.text}\n`,
+    )
+    .join('')
+
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
+
+function markdown(machine: Machine, parts: readonly Part[], date: string): string {
+  const facts = `Measured ${date} on ${machine.cpus} x ${machine.cpu}, ${machine.memoryMB} MB, Linux ${machine.kernel}, Node ${machine.node}, ${machine.nft}; one-minute load ${machine.load} before the first part.`
+  const bars = parts.flatMap((part) =>
+    part.bars.map((bar) => [
+      bar.text,
+      `${digits(bar.figure)} ${bar.unit}`,
+      limitOf(bar),
+      verdict(bar),
+    ]),
+  )
+  const sections = parts.flatMap(({ title, tables, plots, missing, notes }) => [
+    `### ${title}`,
+    ...tables.map((one) => `${one.title}\n\n${table(one.head, one.rows)}`),
+    ...plots.map(({ name }) => `![${name}](performance/${name}.svg)`),
+    ...missing.map((what) => `Missing: ${what.replaceAll('\n', ' ')}.`),
+    ...notes,
+  ])
+  return [facts, '### Bars', table(['what', 'figure', 'bar', 'verdict'], bars), ...sections].join(
+    '\n\n',
+  )
+}
+
+/** Writes figures and plots; the words around the markers are kept. */
+export function writeDocs(
+  root: string,
+  machine: Machine,
+  parts: readonly Part[],
+  date: string,
+): void {
+  const path = join(root, 'docs/performance.md')
+  const text = readFileSync(path, 'utf8')
+  const [start, end] = markers.map((marker) => text.indexOf(marker)) as [number, number]
+  if (start < 0 || end < start) throw new Error(`${path}: its markers are gone`)
+  writeFileSync(
+    path,
+    `${text.slice(0, start + markers[0].length)}\n\n${markdown(machine, parts, date)}\n\n${text.slice(end)}`,
+  )
+  mkdirSync(join(root, 'docs/performance'), { recursive: true })
+  for (const { name, svg } of parts.flatMap(({ plots }) => plots))
+    writeFileSync(join(root, `docs/performance/${name}.svg`), svg)
+}

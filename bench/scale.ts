@@ -1,0 +1,209 @@
+/**
+ * Many jails on one host: start time and memory as they grow, and large policies.
+ * The jails are real up to what the machine's cores bear; beyond, entries of the registry and accounts stand for them,
+ * which is all that a further start sees of the others in namespace isolation.
+ */
+import { readFileSync } from 'node:fs'
+import { createLab, type Lab } from '../test/lab/lab.js'
+import { agentjailPath } from '../test/lab/paths.js'
+import { Grants } from '../lib/gate/grants.js'
+import { gatePolicy } from '../lib/plan/compile.js'
+import { policyFromJson, policyToJson } from '../lib/policy/json.js'
+import { loadPolicies } from '../lib/policy/loader.js'
+import { labPlace, type Place } from './places.js'
+import { digits, median } from './statistics.js'
+import { linePlot } from './svg.js'
+import type { Options, Part } from './types.js'
+
+/** Kilobytes; 0 for a process that has ended. */
+function pss(lab: Lab, pid: number): number {
+  try {
+    const text = readFileSync(`/proc/${lab.sides.host}/root/proc/${pid}/smaps_rollup`, 'utf8')
+    return Number(/^Pss:\s+(\d+)/m.exec(text)?.[1] ?? 0)
+  } catch {
+    return 0
+  }
+}
+
+const own = /agentjail|gate|nft|bwrap|perl/
+
+function memory(lab: Lab): number {
+  return lab
+    .processes()
+    .filter(({ command }) => own.test(command) && !command.includes('timer.js'))
+    .reduce((sum, { pid }) => sum + pss(lab, pid), 0)
+}
+
+async function startTime(place: Place, repeat: number): Promise<number> {
+  const times: number[] = []
+  for (let n = 0; n < repeat; n++) {
+    const { ms, code, stderr } = await place.time(
+      [
+        process.execPath,
+        agentjailPath,
+        'run',
+        '-p',
+        'openai',
+        '-q',
+        '--name',
+        'probe',
+        '--',
+        '/usr/bin/true',
+      ],
+      '/srv/bench',
+    )
+    if (code !== 0) throw new Error(`the probe failed: ${stderr}`)
+    times.push(ms)
+  }
+  return median(times)
+}
+
+async function addJails(lab: Lab, from: number, to: number): Promise<void> {
+  for (let n = from; n < to; n++) {
+    lab.spawnAgentjail(
+      ['run', '-p', 'openai', '-q', '--name', `many-${n}`, '--', '/bin/sleep', '1000'],
+      { cwd: '/srv/bench', timeout: 900_000 },
+    )
+    // Not more than a few at once: two cores.
+    if (n % 4 === 3 || n === to - 1) await waitFor(lab, n + 1)
+  }
+}
+
+async function waitFor(lab: Lab, count: number): Promise<void> {
+  for (let tries = 0; tries < 600; tries++) {
+    if (lab.processes().filter(({ command }) => command === '/bin/sleep 1000').length >= count)
+      return
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  throw new Error(`${count} jails do not come up`)
+}
+
+/** Entries owned by a living jail's warden, and accounts, as that many more jails would have. */
+async function standIns(lab: Lab, from: number, to: number): Promise<void> {
+  const entry = JSON.parse(lab.readFile('/run/agentjail/jails/many-0.json')) as { uid: number }
+  let [passwd, group] = [lab.readFile('/etc/passwd'), lab.readFile('/etc/group')]
+  for (let n = from; n < to; n++) {
+    const uid = entry.uid + 10_000 + n
+    lab.writeFile(
+      `/run/agentjail/jails/many-${n}.json`,
+      `${JSON.stringify({ ...entry, name: `many-${n}`, user: `aj-many-${n}`, uid, gid: uid })}\n`,
+      0o600,
+    )
+    passwd += `aj-many-${n}:x:${uid}:${uid}:agentjail many-${n}:/var/lib/agentjail/home/many-${n}:/usr/sbin/nologin\n`
+    group += `aj-many-${n}:x:${uid}:\n`
+  }
+  lab.writeFile('/etc/passwd', passwd)
+  lab.writeFile('/etc/group', group)
+}
+
+async function compileTimes(lab: Lab, names: number): Promise<{ yaml: number; compiled: number }> {
+  const hosts = Array.from(
+    { length: names },
+    (_, n) => `    - host${n}.example${n % 97}.com\n`,
+  ).join('')
+  lab.writeFile('/srv/bench/large.yaml', `version: 1\nname: large\nnetwork:\n  allow:\n${hosts}`)
+  const path = `/proc/${lab.sides.host}/root/srv/bench/large.yaml`
+  const [yaml, compiled]: [number[], number[]] = [[], []]
+  for (let n = 0; n < 5; n++) {
+    const began = performance.now()
+    const policy = await loadPolicies([path], { cwd: '/', callerUid: 0 })
+    const text = policyToJson(policy)
+    const read = performance.now()
+    const again = policyFromJson(text) ?? policy
+    new Grants(gatePolicy(again, []), [])
+    yaml.push(read - began)
+    compiled.push(performance.now() - read)
+  }
+  return { yaml: median(yaml), compiled: median(compiled) }
+}
+
+export async function scale({ quick }: Options): Promise<Part> {
+  const steps = quick ? [0, 4] : [0, 10, 30, 60]
+  const repeat = quick ? 3 : 7
+  const most = steps.at(-1) ?? 0
+  const lab = await createLab()
+  const place = labPlace(lab)
+  const starts: [number, number][] = []
+  const memories: [number, number][] = []
+  const compiles: [number, number][] = []
+  let large = { yaml: NaN, compiled: NaN }
+  try {
+    await lab.run(['mkdir', '-p', '/srv/bench'])
+    await startTime(place, 2)
+    const base = memory(lab)
+    let running = 0
+    for (const step of steps) {
+      await addJails(lab, running, step)
+      running = step
+      starts.push([step, await startTime(place, repeat)])
+      if (step > 0) memories.push([step, (memory(lab) - base) / 1024 / step])
+    }
+    await standIns(lab, most, 1000)
+    starts.push([1000, await startTime(place, repeat)])
+    // The same again without the others, so that the machine of now is compared with itself.
+    for (const names of quick ? [1000] : [100, 1000, 10_000]) {
+      large = await compileTimes(lab, names)
+      compiles.push([names, large.yaml + large.compiled])
+    }
+  } finally {
+    place.end()
+    await lab.close()
+  }
+  const [first, last] = [starts[0]?.[1] ?? NaN, starts.at(-1)?.[1] ?? NaN]
+  const eachMB = memories.at(-1)?.[1]
+  return {
+    title: 'Scale',
+    bars: [
+      {
+        text: `start with 1,000 jails (${most} of them running), over the first's`,
+        ...{ figure: last / first, limit: 1.2, unit: 'x', sense: 'at most' },
+      },
+      {
+        text: `memory a jail, proportional set size of all its agentjail processes, ${most} running`,
+        ...{ figure: eachMB, limit: 50, unit: 'MB', sense: 'at most' },
+      },
+      {
+        text: `a policy of ${quick ? '1,000' : '10,000'} names, from YAML to what the gate matches with`,
+        ...{ figure: large.yaml + large.compiled, limit: 100, unit: 'ms', sense: 'at most' },
+      },
+      {
+        text: `the same, compiled before (as the build does for bundled policies)`,
+        ...{ figure: large.compiled, limit: 100, unit: 'ms', sense: 'at most' },
+      },
+    ],
+    tables: [
+      {
+        title: 'Start of `true` while others run, ms; memory of each running jail',
+        head: ['jails', 'start', 'MB a jail'],
+        rows: starts.map(([count, ms]) => [
+          String(count),
+          digits(ms),
+          digits(memories.find(([at]) => at === count)?.[1]),
+        ]),
+      },
+    ],
+    plots: [
+      {
+        name: 'start-by-jails',
+        svg: linePlot('Start of `true` while others run', 'jails', 'ms', [
+          { name: 'start', points: starts.map(([at, ms]) => [Math.max(at, 1), ms] as const) },
+        ]),
+      },
+      {
+        name: 'memory-by-jails',
+        svg: linePlot('Memory of each jail (PSS of its agentjail processes)', 'jails', 'MB', [
+          { name: 'MB a jail', points: memories },
+        ]),
+      },
+      {
+        name: 'policy-by-names',
+        svg: linePlot('Policy from YAML to matcher', 'names', 'ms', [
+          { name: 'ms', points: compiles },
+        ]),
+      },
+    ],
+    missing: [],
+    notes: [],
+    raw: { starts, memories, compiles, large },
+  }
+}

@@ -1,0 +1,104 @@
+/** What running jails cost: others' traffic, a granted flow straight through the kernel, a refusal. */
+import { execFile } from 'node:child_process'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import { digits, median, medianRatio } from './statistics.js'
+import { linePlot } from './svg.js'
+import type { Bar, Options, Part } from './types.js'
+
+interface Report {
+  readonly counts: readonly number[]
+  readonly samples: Readonly<Record<string, readonly number[]>>
+}
+
+const units = { udp: 'UDP packets/s', connects: 'TCP connects/s', bytes: 'MB/s' } as const
+type Mode = keyof typeof units
+
+export async function steady({ quick }: Options): Promise<Part> {
+  const inside = fileURLToPath(new URL('steady-inside.js', import.meta.url))
+  const { stdout } = await promisify(execFile)(
+    '/usr/bin/setpriv',
+    [
+      ...[
+        '--pdeathsig',
+        'KILL',
+        'unshare',
+        '--net',
+        '--pid',
+        '--fork',
+        '--kill-child',
+        '--mount-proc',
+      ],
+      ...[process.execPath, inside, quick ? '1' : '5', quick ? '0.2' : '0.4'],
+    ],
+    { timeout: 300_000 },
+  )
+  const { counts, samples } = JSON.parse(stdout) as Report
+  const of = (key: string): readonly number[] => samples[key] ?? []
+  const modes = Object.keys(units) as Mode[]
+  const others = (mode: Mode, jails: number): number =>
+    medianRatio(of(`other ${mode} ${jails}`), of(`other ${mode} 0`))
+  const jailed = (mode: Mode): number => medianRatio(of(`jailed ${mode}`), of(`other ${mode} 0`))
+  const tracked = (mode: Mode): number => medianRatio(of(`tracked ${mode}`), of(`other ${mode} 0`))
+  const overTracked = (mode: Mode): number =>
+    medianRatio(of(`other ${mode} 1000`), of(`tracked ${mode}`))
+  const bars = modes.flatMap((mode): Bar[] => [
+    {
+      text: `${units[mode]} of another user with 1,000 jails installed, over none`,
+      ...{ figure: others(mode, 1000), limit: 0.98, unit: 'x', sense: 'at least' },
+    },
+    {
+      text: `${units[mode]} of a jailed user through a grant in the kernel (uid isolation), over unjailed`,
+      ...{ figure: jailed(mode), limit: 0.98, unit: 'x', sense: 'at least' },
+    },
+  ])
+  bars.push({
+    text: 'a refused connect in uid isolation with 1,000 jails, median',
+    ...{ figure: median(of('refused ms')), limit: 1, unit: 'ms', sense: 'at most' },
+  })
+  return {
+    title: 'Steady state',
+    bars,
+    tables: [
+      {
+        title: `Ratio to a kernel without a table, same round; ${of('refused ms').length} rounds, loopback`,
+        head: ['who', 'jails installed', ...modes.map((mode) => units[mode])],
+        rows: [
+          [
+            'another user, an empty table that tracks connections',
+            '0',
+            ...modes.map((mode) => digits(tracked(mode))),
+          ],
+          ...counts.map((jails) => [
+            'another user',
+            String(jails),
+            ...modes.map((mode) => digits(others(mode, jails))),
+          ]),
+          ['a jailed user', '1000', ...modes.map((mode) => digits(jailed(mode)))],
+          [
+            'another user, over the empty table that tracks',
+            '1000',
+            ...modes.map((mode) => digits(overTracked(mode))),
+          ],
+        ],
+      },
+    ],
+    plots: [
+      {
+        name: 'other-users',
+        svg: linePlot(
+          "Other users' traffic, ratio to no jail",
+          'jails installed (uid isolation)',
+          'ratio',
+          modes.map((mode) => ({
+            name: units[mode],
+            points: counts.map((jails) => [Math.max(jails, 1), others(mode, jails)] as const),
+          })),
+        ),
+      },
+    ],
+    missing: [],
+    notes: [],
+    raw: { counts, samples },
+  }
+}
