@@ -22,20 +22,25 @@ import { sweepTrees } from './workspace-sweep.js'
 
 /**
  * Resolves once the command runs (or could not be executed: then `ended` gives 126 or 127).
- * @throws JailError LAUNCH, TOOL_MISSING, PLATFORM where it could not be launched at all.
+ * @param go the last step waits for it before it becomes the command: all steps before are agentjail's own. Rejects: nothing runs.
+ * @throws JailError LAUNCH, TOOL_MISSING, PLATFORM where it could not be launched at all; what `go` rejected with.
  */
-export async function launch(asked: LaunchSpec, tools: LaunchTools): Promise<Running> {
+export async function launch(
+  asked: LaunchSpec,
+  tools: LaunchTools,
+  go: Promise<unknown> = Promise.resolve(),
+): Promise<Running> {
   const spec = { ...asked, cwd: realDirectory(asked.cwd) }
   const out = new Set(spec.without)
   const walled =
     spec.isolation !== 'basic' && !out.has('mount-namespace') && !out.has('no-new-privs')
   const facts = walled ? probeMounts(spec) : undefined
   try {
-    return await launchOnce(spec, tools, facts, 'idmap')
+    return await launchOnce(spec, tools, facts, 'idmap', go)
   } catch (error) {
     // File systems without idmapped mounts (overlayfs, NFS, ...), kernels before 5.12.
     if (facts === undefined || !errorMessage(error).includes(idmapRefused)) throw error
-    return launchOnce(spec, tools, facts, 'acl')
+    return launchOnce(spec, tools, facts, 'acl', go)
   }
 }
 
@@ -58,6 +63,7 @@ async function launchOnce(
   tools: LaunchTools,
   facts: MountFacts | undefined,
   share: 'idmap' | 'acl',
+  go: Promise<unknown>,
 ): Promise<Running> {
   const machine = parseMachine(process.arch)
   const out = new Set(spec.without)
@@ -77,6 +83,7 @@ async function launchOnce(
   }
   if (facts !== undefined) undos.push(() => sweepTrees(spec, facts.trees))
   let child: ChildProcess
+  let given: Buffer | undefined
   try {
     const plan = planLaunch({
       spec: { ...spec, env },
@@ -105,11 +112,25 @@ async function launchOnce(
     if (share === 'acl' && facts !== undefined && spec.joins !== true)
       undos.push(await shareByAcl(spec, facts.trees))
     child = start(plan, spec)
+    given = plan.inputs.get(fds.spec)
   } catch (error) {
     await undo()
     throw error
   }
-  return new Supervised(child, notes, undo).begun()
+  const running = new Supervised(child, notes, undo)
+  let refused: { readonly why: unknown } | undefined
+  go.then(
+    () => (child.stdio[fds.spec as number] as Writable | null | undefined)?.end(given),
+    (why: unknown) => {
+      refused = { why }
+      running.kill()
+    },
+  )
+  try {
+    return await running.begun()
+  } catch (error) {
+    throw refused === undefined ? error : refused.why
+  }
 }
 
 /** Loaded only where needed: it is a large part of Node. */
@@ -141,7 +162,8 @@ function start(plan: LaunchPlan, { stdio }: LaunchSpec): ChildProcess {
     const stream = child.stdio[fd] as Writable | null | undefined
     // A step that refuses closes its pipes: what it says on the status pipe is the error that counts.
     stream?.on('error', () => undefined)
-    if (fd === fds.status || fd === fds.control) continue
+    // Without its words there is no command: they are written when all is in place.
+    if (fd === fds.status || fd === fds.control || fd === fds.spec) continue
     stream?.end(plan.inputs.get(fd) ?? Buffer.alloc(0))
   }
   return child

@@ -108,7 +108,53 @@ export class Warden {
   }
 
   async #start(signals: SignalRelay): Promise<Running> {
-    await this.#enter()
+    const hold = await this.#enterNetwork()
+    const keeper = this.#keepGate(hold)
+    let ready: Promise<string | undefined> = Promise.resolve(undefined)
+    const connected = keeper.open().then(async (ports) => {
+      ready = keeper.start()
+      ready.catch(() => undefined)
+      await this.#connect(hold, ports)
+    })
+    connected.catch(() => undefined)
+    if (wantsCa(this.#policy)) {
+      await connected
+      this.#extraCa = await ready
+    }
+    await this.#serveLoopback(hold)
+    // The launch's own steps run while the gate's sockets are opened; the command itself waits for them. The gate
+    // finishes its start while the command starts, unless the command needs its CA.
+    const running = await this.#launch(hold, connected)
+    signals.attach(running)
+    keeper.guard()
+    ready.catch((error: unknown) => {
+      if (keeper.restarts === 0) this.#fail(errorMessage(error))
+    })
+    return running
+  }
+
+  /** Static deny and account in order, the jail's rules in and read back, the log open. */
+  async #enterNetwork(): Promise<NetworkHold> {
+    const { account, network } = this.#plan
+    if (!account.exists || network.isolation === 'uid') {
+      await this.#enter()
+      await this.#openLog()
+      return await this.#openNetwork()
+    }
+    await this.#claim()
+    // A namespace of its own shares nothing with what is looked at meanwhile. All of them settle, so that what was
+    // opened is known to the undo.
+    const [hold, ...others] = await Promise.allSettled([
+      this.#openNetwork(),
+      this.#prepareMachine(),
+      this.#openLog(),
+    ])
+    for (const result of others) if (result.status === 'rejected') throw result.reason
+    if (hold.status === 'rejected') throw hold.reason
+    return hold.value
+  }
+
+  async #openLog(): Promise<void> {
     this.#audit = await openAuditLog({
       dir: this.#context.config.logDir,
       jail: this.#plan.jail,
@@ -119,22 +165,6 @@ export class Warden {
       },
     })
     this.#push('close the audit log', async () => this.#audit?.close())
-    const hold = await this.#openNetwork()
-    const keeper = this.#keepGate(hold)
-    const ports = await keeper.open()
-    const ready = keeper.start()
-    ready.catch(() => undefined)
-    await this.#connect(hold, ports)
-    // The sockets listen already: the gate finishes its start while the command starts, unless the command needs its CA.
-    this.#extraCa = wantsCa(this.#policy) ? await ready : undefined
-    await this.#serveLoopback(hold)
-    const running = await this.#launch(hold)
-    signals.attach(running)
-    keeper.guard()
-    ready.catch((error: unknown) => {
-      if (keeper.restarts === 0) this.#fail(errorMessage(error))
-    })
-    return running
   }
 
   /** An account that is there already needs no lock; a new one is chosen, claimed and made under it. */
@@ -280,7 +310,7 @@ export class Warden {
     this.#push('close the loopback ports', () => Promise.resolve(inward.close()))
   }
 
-  async #launch(hold: NetworkHold): Promise<Running> {
+  async #launch(hold: NetworkHold, go: Promise<unknown>): Promise<Running> {
     // Before the launch: one that fails half-way may have started something.
     this.#push('end the command', async () => {
       this.#control?.release()
@@ -291,6 +321,7 @@ export class Warden {
     const running = await launch(
       this.#spec(hold),
       findLaunchTools(`${this.#context.config.stateDir}/stage`),
+      go,
     )
     this.#running = running
     for (const note of running.notes) this.#events.onNotice(note)
