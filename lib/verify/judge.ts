@@ -6,6 +6,9 @@ import type { Isolation } from '../policy/types.js'
 import { documented, probes } from './probes.js'
 import type { Finding, InsideLine, Verdict, Witness } from './types.js'
 
+/** Of a probe that said nothing, or was never reached: that is no success. */
+const silence = 'the probe did not report'
+
 /** Judged by what arrived at the target or at a service of the host. */
 const byArrival = new Set([
   ...['tcp-direct', 'tcp-port', 'tcp-ipv6', 'tcp-mapped', 'tcp-device', 'mptcp'],
@@ -42,10 +45,10 @@ function verdictOf(
     if (witness.leftover) return { verdict: 'open', why: 'it went on after the end' }
     return ended
       ? { verdict: 'closed', why: 'it ended with the command' }
-      : { verdict: 'not-testable', why: 'the battery did not get that far' }
+      : { verdict: 'not-testable', why: silence }
   }
   const said = lines.find((line) => line.id === id)
-  if (said === undefined) return { verdict: 'not-testable', why: 'the probe did not report' }
+  if (said === undefined) return { verdict: 'not-testable', why: silence }
   if (said.open === true) return { verdict: 'open', why: said.why }
   const counter = byCounter[id]
   if (counter !== undefined) {
@@ -70,7 +73,6 @@ const needsControl = new Set(['dns-tunnel', 'sni-other', 'tcp-direct'])
 /** Open beyond what is documented, or without a report at all: the exit code. */
 export function failures(findings: readonly Finding[]): readonly Finding[] {
   return findings.filter(
-    ({ verdict, documented: isKnown, why }) =>
-      (verdict === 'open' && !isKnown) || why === 'the probe did not report',
+    ({ verdict, documented: isKnown, why }) => (verdict === 'open' && !isKnown) || why === silence,
   )
 }
