@@ -210,6 +210,27 @@ function denialRules(chain: string, suffix = '', overflow = overflowCounter): Ru
   ]
 }
 
+/** As `denialRules`, for one range, ahead of the grants. */
+function deniedCidrRules(
+  chain: string,
+  suffix: string,
+  cidr: { readonly family: 4 | 6; readonly address: string; readonly prefix: number },
+): Rule[] {
+  const { family } = cidr
+  const daddr = field(family === 4 ? 'ip' : 'ip6', 'daddr')
+  const here = matchCidr(cidr)
+  const byPort = update(
+    deniedSet(family, 'port', suffix),
+    concat(daddr, meta('l4proto'), field('th', 'dport')),
+  )
+  return [
+    { chain, expr: [here, equal(meta('l4proto'), 'tcp'), byPort, resetTcp] },
+    { chain, expr: [here, equal(meta('l4proto'), withPorts), byPort, prohibit] },
+    { chain, expr: [here, equal(meta('l4proto'), 'tcp'), resetTcp] },
+    { chain, expr: [here, prohibit] },
+  ]
+}
+
 /** The part of `agentjail_uid` that stands however many jails there are. */
 export function uidBase(range: UidRange): Table {
   const map = (name: string, type: 'uid' | 'mark'): NamedSet => ({
@@ -345,6 +366,10 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
       ],
     })),
   )
+  // Denials win over every grant, by address or by pin.
+  const denied = (plan.denied ?? []).flatMap((cidr) =>
+    deniedCidrRules(names.chain, names.suffix, cidr),
+  )
   const live = families.map((family): Rule => ({
     chain: names.chain,
     expr: [equal(flowKey(family), `@${names.flows(family)}`), ...pass],
@@ -390,6 +415,7 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
       ...toGate,
       ...loopback,
       ...served,
+      ...denied,
       ...direct,
       ...pinned,
       ...live,
