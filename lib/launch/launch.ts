@@ -158,6 +158,11 @@ function start(plan: LaunchPlan, { stdio }: LaunchSpec): ChildProcess {
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
     cwd: '/',
   })
+  // Out of descriptors, Node gives a child without streams, whatever its type says.
+  if ((child.stdio as unknown) === undefined) {
+    child.on('error', () => undefined)
+    throw new JailError('LAUNCH', 'the command cannot be started: no descriptor is free for it')
+  }
   for (let fd = 3; fd < plan.descriptors; fd++) {
     const stream = child.stdio[fd] as Writable | null | undefined
     // A step that refuses closes its pipes: what it says on the status pipe is the error that counts.

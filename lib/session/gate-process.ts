@@ -192,6 +192,10 @@ class GateChild implements GateProcess {
 
   constructor(child: ChildProcess, specs: readonly ListenerSpec[]) {
     this.#child = child
+    if (hasNoStreams(child)) {
+      child.on('error', () => undefined)
+      throw new JailError('GATE', 'the gate cannot be started: no descriptor is free for it')
+    }
     this.pid = child.pid ?? 0
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-2000)
@@ -272,6 +276,11 @@ class GateChild implements GateProcess {
       })
     })
   }
+}
+
+/** Out of descriptors, Node gives a child without streams, whatever its type says. */
+function hasNoStreams(child: { readonly stdio: unknown }): boolean {
+  return child.stdio === undefined || child.stdio === null
 }
 
 function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListener[] {

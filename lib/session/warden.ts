@@ -606,7 +606,10 @@ function nameTaken(jail: string, holder: RegistryEntry | undefined, alive: boole
   const since = new Date(holder.since).toISOString()
   return new JailError(
     'NAME_TAKEN',
-    `jail ${jail} is running already: pid ${holder.owner.pid}, since ${since}, ${holder.command.join(' ').slice(0, 80)}`,
+    `jail ${jail} is running already: pid ${holder.owner.pid}, since ${since}, ${holder.command
+      .join(' ')
+      .replace(/[^\x20-\x7e]+/g, ' ')
+      .slice(0, 80)}`,
     { hint: `choose another name (--name ${jail}-2), or join it (--join)` },
   )
 }

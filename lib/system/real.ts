@@ -45,7 +45,15 @@ export function realSystem(): System {
       await absentAsUndefined(unlink(path))
     },
     makeDir: async (path, mode) => {
-      await mkdir(path, { recursive: true, mode })
+      try {
+        await mkdir(path, { recursive: true, mode })
+      } catch (error) {
+        const why = error instanceof Error ? error.message : String(error)
+        throw new JailError('STATE', `cannot make ${path}: ${why}`, {
+          hint: `check that ${dirname(path)} is writable and has space`,
+          cause: error,
+        })
+      }
     },
     removeDir: (path) => rm(path, { recursive: true, force: true }),
     chown: lchown,

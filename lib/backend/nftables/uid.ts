@@ -74,7 +74,9 @@ class UidHold implements NetworkHold {
   }
 
   async pin(pins: readonly Pin[]): Promise<void> {
-    const elements = pins.map((pin) => this.#remember(pin))
+    // A grant whose ports all go through the gate (80 always does) has nothing to open in the kernel.
+    const direct = new Set(this.#plan.pinned.map(({ grant }) => grant))
+    const elements = pins.filter(({ grant }) => direct.has(grant)).map((pin) => this.#remember(pin))
     if (elements.length === 0) return
     // Added, deleted, added: a pin that stands already gets the new time on every kernel.
     const commands = elements.flatMap((element) => {
