@@ -1,0 +1,203 @@
+/**
+ * Registry, lock, collection, pins, watch and ports, without a jail: files in a directory of their own, the real system.
+ */
+import { mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync, mkdirSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import type { Backend } from '../lib/backend/types.js'
+import type { GatePolicy, PinRequest } from '../lib/gate/protocol.js'
+import { loadPolicy } from '../lib/policy/loader.js'
+import { collect, deadJails } from '../lib/session/collect.js'
+import { withLock } from '../lib/session/lock.js'
+import { checkPin } from '../lib/session/pins.js'
+import { gatePorts, listenerSpecs, missingSpecs } from '../lib/session/ports.js'
+import { openRegistry, ownIdentity, type RegistryEntry } from '../lib/session/registry.js'
+import { watch } from '../lib/session/watch.js'
+import { gatePolicy } from '../lib/plan/compile.js'
+import { networkPlan } from '../lib/plan/network.js'
+import { realSystem } from '../lib/system/real.js'
+
+const system = realSystem()
+const stateDir = mkdtempSync(join(tmpdir(), 'agentjail-session-'))
+t.teardown(() => {
+  rmSync(stateDir, { recursive: true, force: true })
+})
+mkdirSync(`${stateDir}/jails`)
+const registry = openRegistry(system, stateDir)
+const entry = async (name: string, more: Partial<RegistryEntry> = {}): Promise<RegistryEntry> => ({
+  v: 1,
+  name,
+  uid: 1_900_000_000,
+  gid: 1_900_000_000,
+  user: `aj-${name}`,
+  home: '/nonexistent',
+  isolation: 'uid',
+  policy: 'p',
+  policies: ['p'],
+  cwd: '/',
+  command: ['true'],
+  since: 0,
+  owner: await ownIdentity(system),
+  phase: 'running',
+  ...more,
+})
+
+t.test(
+  'registry: one of many claims wins; whole from the first instant; nothing left',
+  async (t) => {
+    const one = await entry('many')
+    const won = await Promise.all(Array.from({ length: 30 }, () => registry.claim(one)))
+    t.equal(won.filter(Boolean).length, 1)
+    t.same(await registry.read('many'), one)
+    t.same(readdirSync(`${stateDir}/jails`), ['many.json'], 'no half-written file')
+    await registry.remove('many')
+    await registry.remove('many')
+    t.equal(await registry.read('many'), undefined)
+  },
+)
+
+t.test('registry: what cannot be read says where, why, and the way out', async (t) => {
+  const whole = JSON.stringify(await entry('bad'))
+  for (const [text, why] of [
+    ['', /JSON/],
+    [whole.slice(0, 40), /JSON/],
+    ['[]', /version/],
+    ['null', /no object/],
+    [whole.replace('"v":1', '"v":0'), /its version is 0, not 1/],
+    [whole.replace('"uid"', '"ui"'), /members are missing/],
+  ] as const) {
+    writeFileSync(`${stateDir}/jails/bad.json`, text)
+    await t.rejects(registry.read('bad'), { code: 'STATE', message: why, hint: /agentjail gc/ })
+    t.same(await registry.broken(), ['bad'])
+    t.equal(await registry.claim(await entry('bad')), false, 'its name is not free')
+  }
+  await registry.remove('bad')
+})
+
+t.test('collection: the dead only; what does not go keeps its entry', async (t) => {
+  const self = await ownIdentity(system)
+  await registry.claim(await entry('alive'))
+  await registry.claim(await entry('reused', { owner: { ...self, start: self.start - 1 } }))
+  await registry.claim(await entry('rebooted', { owner: { ...self, boot: 'another' } }))
+  await registry.claim(await entry('stuck', { owner: { ...self, pid: 2 ** 22 } }))
+  const names = (await deadJails({ system, registry })).map(({ name }) => name).sort()
+  t.same(names, ['rebooted', 'reused', 'stuck'])
+  const collected: string[] = []
+  const backend = {
+    collect: ({ name }: { name: string }) => {
+      if (name === 'stuck') return Promise.reject(new Error('nft refused'))
+      collected.push(name)
+      return Promise.resolve()
+    },
+  } as unknown as Backend
+  const tools = { system, registry, backend, cleanLaunch: () => Promise.resolve() }
+  const result = await collect(tools)
+  t.same(result.kept, [{ name: 'stuck', why: 'nft refused' }])
+  t.same([...collected].sort(), ['rebooted', 'reused'])
+  t.ok(await registry.read('stuck'), 'kept for the next collection')
+  t.ok(await registry.read('alive'))
+  for (const name of ['alive', 'stuck']) await registry.remove(name)
+})
+
+t.test(
+  'lock: one at a time; a dead holder is no holder; a clock that jumped is told',
+  async (t) => {
+    let [inside, most] = [0, 0]
+    await Promise.all(
+      Array.from({ length: 5 }, () =>
+        withLock(stateDir, async () => {
+          most = Math.max(most, ++inside)
+          await sleep(2)
+          inside--
+        }),
+      ),
+    )
+    t.equal(most, 1)
+    mkdirSync(`${stateDir}.lock`)
+    utimesSync(`${stateDir}.lock`, new Date(0), new Date(0))
+    t.equal(await withLock(stateDir, () => Promise.resolve('got it')), 'got it')
+    await t.rejects(
+      withLock(stateDir, () => Promise.reject(new Error('work failed'))),
+      { message: 'work failed' },
+    )
+    t.equal(await withLock(stateDir, () => Promise.resolve('free again')), 'free again')
+  },
+)
+
+t.test('pins: only what the policy covers', async (t) => {
+  const policy: GatePolicy = gatePolicy(await loadPolicy('openai-telegram'), [])
+  const grant = policy.grants[0]?.id ?? ''
+  const ask = (more: Partial<PinRequest>): PinRequest => ({
+    ...{ type: 'pin', serial: 1, grant, name: 'api.openai.com' },
+    pins: [{ address: '198.51.100.10', seconds: 60 }],
+    ...more,
+  })
+  const pinned = (address: string, seconds = 60) => ask({ pins: [{ address, seconds }] })
+  for (const [request, why] of [
+    [ask({ grant: 'g99' }), /no such grant/],
+    [pinned('10.0.0.1'), /not a public/],
+    [pinned('169.254.169.254'), /not a public/],
+    [pinned('127.0.0.1'), /not a public/],
+    [pinned('::1'), /not a public/],
+    [pinned('::ffff:8.8.8.8'), /./],
+    [pinned('8.8.8.008'), /not an address/],
+    [pinned('8.8.8.8 } accept'), /not an address/],
+    [pinned('8.8.8.8', 0), /not a time/],
+    [pinned('8.8.8.8', 1e9), /not a time/],
+    [pinned('9.9.9.9'), /not a public/],
+    [ask({ pins: Array.from({ length: 65 }, () => ({ address: '8.8.8.8', seconds: 1 })) }), /many/],
+  ] as const) {
+    t.throws(() => checkPin(request, policy, ['9.9.9.9']), { code: 'GATE', message: why })
+  }
+  t.same(checkPin(pinned('8.8.8.8'), policy, []), [{ address: '8.8.8.8', grant, seconds: 60 }])
+})
+
+t.test('watch: restores and tells; what cannot be restored is lost, once', async (t) => {
+  const seen: string[] = []
+  let state: 'whole' | 'gone' | 'lost' = 'gone'
+  const watching = watch(
+    {
+      intact: () => Promise.resolve(state === 'whole'),
+      restore: () => {
+        if (state === 'lost') return Promise.reject(new Error('no nft'))
+        state = 'whole'
+        return Promise.resolve()
+      },
+    },
+    { every: 1, onRestored: () => seen.push('restored'), onLost: (why) => seen.push(why) },
+  )
+  const until = async (length: number) => {
+    for (let n = 0; n < 500 && seen.length < length; n++) await sleep(2)
+  }
+  await until(1)
+  state = 'lost'
+  await until(2)
+  await sleep(10)
+  await watching.stop()
+  t.same(seen, ['restored', 'no nft'])
+})
+
+t.test('ports: one socket for each; what is open is not opened again', async (t) => {
+  const request = {
+    jail: 'j',
+    uid: 1,
+    range: { first: 1, last: 2 },
+    isolation: 'namespace',
+  } as const
+  const specs = listenerSpecs(networkPlan(await loadPolicy('openai-telegram'), request))
+  t.same(specs, [
+    { proto: 'udp', meant: 53 },
+    { proto: 'tcp', meant: 53 },
+    { proto: 'tcp', meant: 443 },
+  ])
+  const open = (['udp', 'tcp'] as const).map((proto) => ({
+    ...{ proto, port: 53, fd: 5, role: 'dns', family: 6, actual: 40_053 },
+  })) as Parameters<typeof missingSpecs>[1]
+  t.same(missingSpecs(specs, open), [{ proto: 'tcp', meant: 443 }])
+  t.same(gatePorts(open, specs), [
+    { proto: 'udp', port: 53, gatePort: 40_053 },
+    { proto: 'tcp', port: 53, gatePort: 40_053 },
+  ])
+})
