@@ -2,6 +2,7 @@
  * The parts every privileged command needs, made once. The only place that chooses by platform and, with `backends.ts`, by firewall.
  */
 import type { Backend } from '../backend/types.js'
+import { requireCapabilities } from '../container/capabilities.js'
 import { JailError } from '../errors.js'
 import { loadConfig } from '../setup/config.js'
 import type { Config } from '../setup/config.js'
@@ -64,6 +65,8 @@ export async function makeState({
   system,
   config,
 }: Pick<Context, 'system' | 'config'>): Promise<void> {
+  const status = await system.readFile('/proc/self/status')
+  if (status !== undefined) requireCapabilities(status)
   await system.makeDir(config.stateDir, 0o700)
   await system.makeDir(`${config.stateDir}/jails`, 0o700)
 }
