@@ -80,7 +80,7 @@ const failing: readonly [title: string, argv: readonly string[], says: RegExp][]
     /refused|reset|closed|SSL/i,
   ],
   [
-    'curl over QUIC to a proxy',
+    "curl through a proxy of the attacker's",
     ['curl', '-sS', '-m', '5', '-x', `socks5h://${evil.v4}:1080`, 'https://plain.example/'],
     /refused|connect/i,
   ],

@@ -46,7 +46,8 @@ export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<En
     policy,
     without,
     onNotice: (text) => {
-      io.stderr.write(`agentjail: ${text}\n`)
+      // The battery runs into limits on purpose.
+      if (!text.startsWith('limits.')) io.stderr.write(`agentjail: ${text}\n`)
     },
     makePlan: async (overlaid, command, cwd, protect) => {
       const account = await findAccount(system, config, { jail, callerUid: caller.uid })
