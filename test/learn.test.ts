@@ -7,6 +7,9 @@ import { JailError } from '../lib/errors.js'
 import { Grants } from '../lib/gate/grants.js'
 import { allowIn, denyIn } from '../lib/learn/amend.js'
 import { parseDestination } from '../lib/learn/destination.js'
+import { learnedPolicy } from '../lib/learn/learned.js'
+import { Observer } from '../lib/learn/observe.js'
+import { learnRules } from '../lib/learn/rules.js'
 import { addToPolicyText, extendingPolicyText } from '../lib/learn/policy-file.js'
 import { gatePolicy } from '../lib/plan/compile.js'
 import { composeLayers } from '../lib/policy/compose.js'
@@ -166,5 +169,68 @@ network:
   t.throws(() => add(file, 'x.example.com'), { message: /denied on line/ })
   const made = load(extendingPolicyText('bot', ['npm'], parseDestination('b.example.com:22', 'x')))
   t.ok(opens(made, 'b.example.com:22'))
+  t.end()
+})
+
+const out = { direction: 'out', proto: 'tcp', verdict: 'allow', reason: 'granted' } as const
+const seen = (name: string, port: number, layer: 'sni' | 'tcp') => [
+  { ...out, layer, name, port, address: '192.0.2.1' } as const,
+  { ...out, layer, name, port, address: '192.0.2.1', up: 10, down: 20 } as const,
+]
+
+t.test('observations to a policy', (t) => {
+  const observer = new Observer()
+  observer.add([
+    ...seen('b.example.com', 443, 'sni'),
+    ...seen('b.example.com', 22, 'tcp'),
+    ...seen('bare.example.com', 443, 'tcp'),
+    ...seen('one.example.com', 443, 'sni'),
+    { ...out, layer: 'tcp', address: '192.0.2.9', port: 8080 },
+    { ...out, layer: 'dns', name: 'asked.example.com', port: 53 },
+    { ...out, layer: 'sni', name: 'had.example.com', port: 443, grant: 'g1' },
+    {
+      ...out,
+      verdict: 'deny',
+      reason: 'address-private',
+      layer: 'tcp',
+      address: '10.0.0.1',
+      port: 80,
+    },
+  ])
+  const bundle = (name: string, ...hosts: string[]) => ({
+    name,
+    policy: load(JSON.stringify({ version: 1, network: { allow: hosts } })),
+  })
+  const request = {
+    name: 'p',
+    command: 'node',
+    observed: observer.result(),
+    bundles: [bundle('one', 'one.example.com'), bundle('two', 'b.example.com', 'more.example.com')],
+    bases: [],
+    pass: ['KEY_NAME'],
+    http: false,
+  }
+  const text = learnedPolicy(request)
+  t.match(text, /^extends:\n {2}- one # one\.example\.com\nnetwork:/m, 'only what opens no more')
+  t.match(text, /^ {2}# {3}- asked\.example\.com$/m)
+  t.match(text, /^ {2}# {3}10\.0\.0\.1:80 tcp: private/m)
+  const learned = load(text.replace(/^extends:\n.*\n/m, ''))
+  const places = ['b.example.com:443', 'b.example.com:22', 'bare.example.com:443', '192.0.2.9:8080']
+  for (const place of places) t.ok(opens(learned, place), place)
+  const closed = [
+    'asked.example.com:443',
+    'more.example.com:443',
+    'had.example.com:443',
+    '10.0.0.1:80',
+  ]
+  for (const place of closed) t.notOk(opens(learned, place), place)
+  t.equal(learned.grants.find(({ host }) => host.name === 'bare.example.com')?.inspect, 'none')
+  const nothing = { ...request, observed: new Observer().result(), pass: [] }
+  t.equal(load(learnedPolicy(nothing)).grants.length, 0, 'nothing seen is a policy too')
+  t.same(learnRules(['GET /v1/items/12', 'GET /v1/items/13', 'POST /x/{token}/send']), [
+    { method: 'GET', path: '/v1/items/*' },
+    { method: 'POST', path: '/x/*/send' },
+  ])
+  t.same(learnRules(['GET /@scope%2fname']), [], 'no rule can name an encoded slash')
   t.end()
 })
