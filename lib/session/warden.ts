@@ -503,6 +503,8 @@ export class Warden {
 
   async #pin(request: PinRequest): Promise<boolean> {
     try {
+      // In a reload the gate names grants as the new policy does, before the kernel knows them.
+      await this.#changes
       const pins = checkPin(request, this.#policy, this.#facts.hostAddresses)
       await this.#hold?.pin(pins)
       return true

@@ -112,6 +112,8 @@ const wardenStopped = async (t: Test, bench: Bench) => {
   jail.child.kill('SIGCONT')
   jail.kill('SIGTERM')
   t.equal((await jail.ended).signal, 'SIGTERM')
+  // The program that started it in the lab may end before it.
+  await eventually(() => bench.lab.processes().every(({ command }) => !command.includes('faults')))
   await nothingLeft(t, bench.lab, 'warden stopped and continued')
 }
 
