@@ -26,6 +26,7 @@ import { controlPath, serveControl } from './control.js'
 import type { Control, ControlRequest } from './control.js'
 import { GateKeeper } from './gate-keeper.js'
 import { joinable } from './join.js'
+import { freeze } from './freeze.js'
 import { withLock } from './lock.js'
 import { checkPin } from './pins.js'
 import { ownIdentity, isAlive } from './registry.js'
@@ -380,14 +381,16 @@ export class Warden {
   }
 
   #startWatch(): Watch {
-    const { backend, config } = this.#context
-    const { isolation } = this.#plan.network
+    const { backend, config, system } = this.#context
+    const { isolation, uid } = this.#plan.network
     const hold = this.#hold
     const watched =
       isolation === 'uid' && hold !== undefined
         ? {
             intact: () => hold.intact(),
             restore: () => withLock(config.stateDir, () => hold.restore()),
+            // nftables has a deny that others cannot flush; where there is none, nothing runs meanwhile.
+            ...(backend.name === 'iptables' ? { freeze: () => freeze(system, uid) } : {}),
           }
         : {
             intact: async () => {
@@ -400,7 +403,11 @@ export class Warden {
       every: watchInterval[isolation],
       onRestored: () => {
         this.#events.onNotice(
-          'the firewall rules were gone (another tool?) and have been restored; meanwhile all was denied',
+          `the firewall rules were gone (another tool?) and have been restored; ${
+            backend.name === 'iptables'
+              ? 'the command was stopped meanwhile'
+              : 'meanwhile all was denied'
+          }`,
         )
       },
       onLost: (why) => {

@@ -13,6 +13,7 @@ import {
   flowsEnd,
   gateRules,
   heldEnd,
+  jailNames,
   leads,
   main,
   staticTables,
@@ -73,6 +74,15 @@ function sharedTables(range: UidRange, listing: Listing, withGates: boolean): Ta
   ]
 }
 
+/** The redirects' way in, with the leads that lead somewhere. */
+function natTable(range: UidRange, listing: Listing): Table {
+  const uids = leadUids(listing, 'nat', main).filter(
+    (uid) => inRange(uid, range) && chainOf(listing, 'nat', jailNames(uid).nat) !== undefined,
+  )
+  const rules = uids.map((uid) => leads(uid, range).nat)
+  return { name: 'nat', chains: [{ name: main }], rules }
+}
+
 /**
  * What of the base is not in force, in words. `gates`: the protection of the gates' ports and the redirects are meant
  * to be there, as while any jail runs in `uid` isolation.
@@ -83,7 +93,10 @@ export function findBaseProblem(
   listing: Listing,
   gates: 'needed' | 'either',
 ): string | undefined {
-  const tables = sharedTables(range, listing, gates === 'needed' || hasGates(listing))
+  const tables = [
+    ...sharedTables(range, listing, gates === 'needed' || hasGates(listing)),
+    ...(gates === 'needed' ? [natTable(range, listing)] : []),
+  ]
   const needed: TableName[] =
     gates === 'needed' ? ['security', 'filter', 'nat'] : ['security', 'filter']
   const outOfPlace = needed.find((table) => !isFirst(family, table, entry(table, range), listing))
@@ -99,16 +112,10 @@ export function baseChanges(
   listing: Listing,
   withGates: boolean,
 ): Change[] {
-  const nat: Table = {
-    name: 'nat',
-    chains: [{ name: main }],
-    rules: leadUids(listing, 'nat', main)
-      .filter(
-        (uid) => inRange(uid, range) && chainOf(listing, 'nat', `AJ-${uid}-nat`) !== undefined,
-      )
-      .map((uid) => leads(uid, range).nat),
-  }
-  const tables = [...sharedTables(range, listing, withGates), ...(withGates ? [nat] : [])]
+  const tables = [
+    ...sharedTables(range, listing, withGates),
+    ...(withGates ? [natTable(range, listing)] : []),
+  ]
   return tables.map((table) => ({
     table,
     before: [],

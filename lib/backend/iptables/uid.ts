@@ -79,13 +79,12 @@ export async function removeJail(tool: Tool, uid: number, range: UidRange): Prom
     ...[...ports].flatMap(([element, set]) => (names.includes(set) ? [`del ${element}`] : [])),
     ...names.filter(isSet).map((name) => `destroy ${name}`),
   ])
-  if (left.length > 0 || !families.some((family) => hasGates(listings[family]))) return
+  const shared = names.filter((name) => Object.values<string>(gateSets).includes(name))
+  const hasBase = families.some((family) => hasGates(listings[family]))
+  if (left.length > 0 || (!hasBase && shared.length === 0)) return
   const now = await tool.lists()
   for (const family of families) await apply(tool, family, idleChanges(family, range, now[family]))
-  const shared: readonly string[] = Object.values(gateSets)
-  await tool.loadSets(
-    names.filter((name) => shared.includes(name)).map((name) => `destroy ${name}`),
-  )
+  await tool.loadSets(shared.map((name) => `destroy ${name}`))
 }
 
 export class UidHold implements NetworkHold {
