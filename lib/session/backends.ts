@@ -9,8 +9,11 @@ import {
   noteVariant,
 } from '../backend/iptables/variant.js'
 import type { Variant } from '../backend/iptables/variant.js'
+import type { IptablesBackend } from '../backend/iptables/index.js'
 import { nftablesBackend } from '../backend/nftables/index.js'
+import { tableName } from '../backend/nftables/tables.js'
 import type { Backend, UidRange } from '../backend/types.js'
+import { JailError } from '../errors.js'
 import { findTool, findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
 import type { BackendChoice } from './backend-choice.js'
@@ -47,12 +50,22 @@ function defaultChoice(): BackendChoice {
 function nftables(request: BackendRequest): Backend {
   const { system, stateDir } = request
   const backend = plainNftables(request, findTools(['nft']).get('nft'))
-  const former = async (): Promise<Backend | undefined> => {
+  const former = async (): Promise<IptablesBackend | undefined> => {
     const variant = await notedVariant(system, stateDir)
     return variant === undefined ? undefined : await plainIptables(request, variant)
   }
   return {
     ...backend,
+    open: async (plan) => {
+      const old = plan.isolation === 'uid' ? await former() : undefined
+      if (old !== undefined) {
+        if (await old.hasJails()) throw heldByOther('iptables', '--backend iptables')
+        // Its deny of the range knows nothing of what this one opens; this one's is in force already.
+        await old.uninstall()
+        await forgetVariant(system, stateDir)
+      }
+      return await backend.open(plan)
+    },
     collect: async (jail) => {
       await backend.collect(jail)
       await (await former())?.collect(jail)
@@ -70,9 +83,24 @@ async function iptables(request: BackendRequest, variant: Variant): Promise<Back
   const backend = await plainIptables(request, variant)
   const nft = findTool('nft')
   const former = nft.state === 'found' ? plainNftables(request, nft.path) : undefined
+  const nftHasJails = async (): Promise<boolean> => {
+    if (nft.state !== 'found') return false
+    const { code } = await system.run([nft.path, 'list', 'table', 'inet', tableName.uid])
+    return code === 0
+  }
   return {
     ...backend,
+    open: async (plan) => {
+      if (plan.isolation === 'uid' && (await nftHasJails()))
+        throw heldByOther('nftables', '--backend nftables')
+      return await backend.open(plan)
+    },
     ensureStaticDeny: async (range) => {
+      // Ours would close the jails that nftables holds: as long as they run, its own deny is the one in force.
+      if (former !== undefined && (await nftHasJails())) {
+        await former.ensureStaticDeny(range)
+        return
+      }
       await noteVariant(system, stateDir, variant)
       await backend.ensureStaticDeny(range)
     },
@@ -88,6 +116,12 @@ async function iptables(request: BackendRequest, variant: Variant): Promise<Back
   }
 }
 
+function heldByOther(name: string, option: string): JailError {
+  return new JailError('STATE', `jails in isolation uid are held by ${name} now`, {
+    hint: `use ${option} for this one too, or end them first, or use isolation namespace`,
+  })
+}
+
 function plainNftables({ system, stateDir, tools }: BackendRequest, nft: string): Backend {
   return nftablesBackend({ system, tools: { ...tools, nft }, stateDir })
 }
@@ -96,7 +130,7 @@ function plainNftables({ system, stateDir, tools }: BackendRequest, nft: string)
 async function plainIptables(
   { system, range, tools }: BackendRequest,
   variant: Variant,
-): Promise<Backend> {
+): Promise<IptablesBackend> {
   const { iptablesBackend } = await import('../backend/iptables/index.js')
   return iptablesBackend({ system, tools: findIptables(variant, tools), range })
 }

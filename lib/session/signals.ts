@@ -31,6 +31,8 @@ export interface SignalRelay {
   attach(running: Running): void
   /** The last termination signal that came before a command was there to take it. */
   early(): NodeJS.Signals | undefined
+  /** The command is about to be stopped by the warden itself, which goes on: until the result is called. */
+  ownStop(): () => void
   detach(): void
 }
 
@@ -39,6 +41,7 @@ export function relaySignals(): SignalRelay {
   const pending: NodeJS.Signals[] = []
   const seenByGroup = new Map<NodeJS.Signals, number>()
   let running: Running | undefined
+  let ownStops = 0
 
   const deliver = async (signal: NodeJS.Signals): Promise<void> => {
     if (running === undefined) {
@@ -64,6 +67,7 @@ export function relaySignals(): SignalRelay {
         setTimeout(() => seenByGroup.set(signal, 0), 4 * groupWindow).unref()
       })
       command.onStopped(() => {
+        if (ownStops > 0) return
         // The caller's shell waits for this process: it must see its job stop when the command does.
         process.kill(process.pid, 'SIGSTOP')
       })
@@ -71,6 +75,13 @@ export function relaySignals(): SignalRelay {
     },
     early: () =>
       pending.find((signal) => ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'].includes(signal)),
+    ownStop: () => {
+      ownStops += 1
+      return () => {
+        // PID 1's word of it comes a moment later.
+        setTimeout(() => (ownStops -= 1), 4 * groupWindow).unref()
+      }
+    },
     detach: () => {
       for (const [signal, handler] of handlers) process.off(signal, handler)
     },

@@ -100,7 +100,7 @@ export class Warden {
   async run(signals: SignalRelay): Promise<Ending> {
     try {
       const running = await this.#start(signals)
-      return await this.#supervise(running)
+      return await this.#supervise(running, signals)
     } finally {
       this.#ending = true
       await this.#undoAll()
@@ -337,7 +337,7 @@ export class Warden {
     }
   }
 
-  async #supervise(running: Running): Promise<Ending> {
+  async #supervise(running: Running, signals: SignalRelay): Promise<Ending> {
     const { registry } = this.#context
     const update =
       this.#entry === undefined
@@ -349,7 +349,7 @@ export class Warden {
       this.#keeper?.ping()
     }, denialInterval)
     const time = this.#timeLimit(running)
-    this.#watch = this.#startWatch()
+    this.#watch = this.#startWatch(signals)
     try {
       return await running.ended
     } finally {
@@ -380,8 +380,8 @@ export class Warden {
     }, time * 1000)
   }
 
-  #startWatch(): Watch {
-    const { backend, config, system } = this.#context
+  #startWatch(signals: SignalRelay): Watch {
+    const { backend, config } = this.#context
     const { isolation, uid } = this.#plan.network
     const hold = this.#hold
     const watched =
@@ -390,7 +390,7 @@ export class Warden {
             intact: () => hold.intact(),
             restore: () => withLock(config.stateDir, () => hold.restore()),
             // nftables has a deny that others cannot flush; where there is none, nothing runs meanwhile.
-            ...(backend.name === 'iptables' ? { freeze: () => freeze(system, uid) } : {}),
+            ...(backend.name === 'iptables' ? { freeze: () => this.#freeze(signals, uid) } : {}),
           }
         : {
             intact: async () => {
@@ -414,6 +414,15 @@ export class Warden {
         this.#fail(`the firewall rules cannot be restored: ${why}`)
       },
     })
+  }
+
+  async #freeze(signals: SignalRelay, uid: number): Promise<() => Promise<void>> {
+    const release = signals.ownStop()
+    const thaw = await freeze(this.#context.system, uid)
+    return async () => {
+      await thaw()
+      release()
+    }
   }
 
   async #answer(request: ControlRequest): Promise<unknown> {

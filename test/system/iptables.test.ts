@@ -125,7 +125,13 @@ const leavesNothing = async (t: Test, { lab, variant, prefix }: Bench) => {
   t.not((await lab.leftovers()).processes, undefined, 'there is something to leave')
   jail.kill('SIGTERM')
   t.match(await jail.ended, { code: null, signal: 'SIGTERM' })
-  const { files: _, ...others } = await lab.leftovers()
+  // Control groups are the whole machine's: only those of this jail count.
+  const { files: _, cgroups, ...others } = await lab.leftovers()
+  t.same(
+    (cgroups ?? []).filter((path) => path.includes('/held')),
+    [],
+    'control groups',
+  )
   t.same(others, {}, 'links, routes, processes, namespaces, mounts')
   t.same(await rules(lab, variant), before, 'rules and sets')
   const killed = lab.spawnAgentjail([...prefix, '--', 'sh', '-c', script], { cwd: '/srv/work' })
@@ -149,6 +155,7 @@ while True:
             try: s.connect((address, 9001)); s.send(b"leak")
             except OSError: pass
             s.close()
+    print(".", end="", flush=True)
     time.sleep(0.002)
 `
 
@@ -160,6 +167,14 @@ const restored = async (jail: Spawned, times: number) => {
     await new Promise((resolve) => setTimeout(resolve, 50))
   }
   return false
+}
+
+/** It sends again: nobody left it stopped. */
+const goesOn = async (jail: Spawned) => {
+  const before = jail.stdout().length
+  for (let i = 0; i < 100 && jail.stdout().length < before + 5; i++)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  return jail.stdout().length >= before + 5
 }
 
 /** Another tool empties one of our tables: nothing goes out, and the rules come back. */
@@ -197,6 +212,7 @@ const flushed = async (t: Test, { lab, variant, prefix }: Bench) => {
   for (const [name, commands] of partial) {
     for (const argv of commands) t.equal((await lab.run(argv)).code, 0, argv.join(' '))
     t.ok(await restored(jail, ++times), `${name}: restored, and told`)
+    t.ok(await goesOn(jail), `${name}: the command goes on`)
     t.same((await lab.capture.packets(toEvil)).length, 0, `${name}: nothing got out meanwhile`)
     if (name.startsWith('another')) await lab.run([variant, '-D', 'OUTPUT', '-j', 'ACCEPT'])
     times = count(jail.stderr(), /have been restored/)
@@ -210,11 +226,10 @@ const flushed = async (t: Test, { lab, variant, prefix }: Bench) => {
   const window = leaked.length === 0 ? 0 : Math.max(...leaked) - Math.min(...leaked)
   t.ok(window < 1000, `open for ${Math.round(window)} ms, in which ${leaked.length} packets went`)
   await lab.capture.clear()
-  await new Promise((resolve) => setTimeout(resolve, 500))
+  t.ok(await goesOn(jail), 'the command goes on')
   t.same((await lab.capture.packets(toEvil)).length, 0, 'and nothing after')
   const ordered = (lines: string[]) => lines.map((line) => line.replace(/-[01]-/, '-')).sort()
   t.same(ordered(await rules(lab, variant)), ordered(before), 'all of it is there again')
-  t.not(jail.pid(), undefined, 'the command goes on')
   jail.kill('SIGKILL')
   await jail.ended
   await lab.agentjail(['gc'])
@@ -243,6 +258,42 @@ const gateIsPrivate = async (t: Test, { lab, variant, prefix }: Bench) => {
   await jail.ended
 }
 
+/** Both firewalls on one machine: one after the other works, together is refused, and neither closes the other. */
+const besideNftables = async (t: Test, { lab, variant }: Bench) => {
+  const args = (backend: string, isolation: string, name: string) => [
+    ...['run', '--policy', policyPath, '--backend', backend],
+    ...['--isolation', isolation, '--name', name, '--'],
+  ]
+  const fetch = ['curl', '-sS', 'https://plain.example/']
+  const cwd = '/srv/work'
+  for (const backend of ['nftables', variant, 'nftables', variant]) {
+    const result = await lab.agentjail([...args(backend, 'uid', 'one'), ...fetch], { cwd })
+    t.match(result.stdout, /path \//, `${backend}, after the other: ${result.stderr}`)
+  }
+  for (const [first, second] of [
+    ['nftables', variant],
+    [variant, 'nftables'],
+  ] as const) {
+    const jail = lab.spawnAgentjail(
+      [
+        ...args(first, 'uid', 'one'),
+        'sh',
+        '-c',
+        'echo started; read x; exec curl -sS https://plain.example/',
+      ],
+      { cwd, timeout: 60_000 },
+    )
+    await jail.until(/started/)
+    const beside = await lab.agentjail([...args(second, 'uid', 'two'), ...fetch], { cwd })
+    t.equal(beside.code, 125, `${second} beside ${first}: ${beside.stdout}`)
+    t.match(beside.stderr, /jails in isolation uid are held by/)
+    const apart = await lab.agentjail([...args(second, 'namespace', 'two'), ...fetch], { cwd })
+    t.match(apart.stdout, /path \//, `${second} in a namespace beside ${first}: ${apart.stderr}`)
+    jail.write('go\n')
+    t.match((await jail.ended).stdout, /path \//, `${first} is not closed by it`)
+  }
+}
+
 t.setTimeout(4 * timeout)
 for (const variant of ['iptables-nft', 'iptables-legacy'] as const) {
   t.test(variant, { timeout: 2 * timeout }, async (t) => {
@@ -261,6 +312,8 @@ for (const variant of ['iptables-nft', 'iptables-legacy'] as const) {
       await t.test('uid: the gate is private', { timeout }, (t) => gateIsPrivate(t, bench))
       await t.test('uid: flushed by another tool', { timeout }, (t) => flushed(t, bench))
     }
+    const both = { lab, variant, isolation: 'uid', prefix: [] } as const
+    await t.test('beside nftables', { timeout }, (t) => besideNftables(t, both))
     const uninstalled = await lab.agentjail(['uninstall'])
     t.equal(uninstalled.code, 0, uninstalled.stderr)
     const left = (await rules(lab, variant)).filter((line) => /AGENTJAIL|AJ-|aj-/.test(line))

@@ -26,10 +26,19 @@ export function renderStaticDeny(family: Family, range: UidRange): string {
   return text(changes.flatMap((change) => printChange(family, change)))
 }
 
-export function iptablesBackend({ system, tools, range }: IptablesOptions): Backend {
+export interface IptablesBackend extends Backend {
+  /** Whether a jail in `uid` isolation has chains here, running or dead. */
+  hasJails(): Promise<boolean>
+}
+
+export function iptablesBackend({ system, tools, range }: IptablesOptions): IptablesBackend {
   const tool = new Tool(system, tools)
   return {
     name: 'iptables',
+    hasJails: async () => {
+      const listings = await tool.lists()
+      return families.some((family) => jailUids(listings[family]).length > 0)
+    },
     render: renderPlan,
     ensureStaticDeny: (wanted) => ensureBase(tool, wanted, 'either'),
     open: (plan) =>
