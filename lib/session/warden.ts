@@ -19,6 +19,7 @@ import type { Facts, Plan } from '../plan/types.js'
 import { compilePlan, wantsCa } from '../plan/compile.js'
 import { accountName } from '../plan/names.js'
 import { policyFromJson, policyToJson } from '../policy/json.js'
+import { fillSlots } from '../policy/slots.js'
 import { collect, endProcesses } from './collect.js'
 import { collectTools } from './context.js'
 import type { Context } from './context.js'
@@ -491,8 +492,19 @@ export class Warden {
     const { hold, keeper } = this.#live()
     const { jail, launch: spec, isolation, policies } = this.#plan
     const known = this.#policy.credentials.filter(({ id }) => policy.credentials.has(id))
+    const filled = fillSlots(policy, new Set(known.map(({ id }) => id)))
+    const [missing] = filled.missing
+    if (missing !== undefined) {
+      throw new JailError(
+        'POLICY_INVALID',
+        `the credential ${missing.id} is new to the running jail`,
+        {
+          hint: 'end the jail and run it again: keys are read at a start',
+        },
+      )
+    }
     const plan = compilePlan(
-      policy,
+      filled.policy,
       this.#facts,
       { jail, command: spec.command, cwd: spec.cwd, isolation, policies },
       known,
