@@ -18,6 +18,23 @@ const parts: Readonly<Record<string, () => Promise<(options: Options) => Promise
   audit: async () => (await import('./children.js')).audit,
 }
 
+/** Milliseconds: a part that hangs is reported as missing, and the others still run. */
+const partLimit = 130_000
+
+async function within<T>(limit: number, work: Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new Error(`it did not end within ${limit / 1000} s`))
+    }, limit)
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
 const { values } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
@@ -35,7 +52,7 @@ for (const name of wanted) {
   if (load === undefined) throw new Error(`no part ${name}: ${Object.keys(parts).join(', ')}`)
   process.stderr.write(`${name} ...\n`)
   try {
-    done.push(await (await load())({ quick: values.quick }))
+    done.push(await within(partLimit, (await load())({ quick: values.quick })))
   } catch (error) {
     process.stderr.write(
       `${name} failed: ${error instanceof Error ? (error.stack ?? '') : String(error)}\n`,
@@ -58,3 +75,4 @@ process.stdout.write(barLines(done))
 for (const what of done.flatMap(({ missing }) => missing))
   process.stdout.write(`missing: ${what}\n`)
 process.stdout.write(`raw: ${file}\n`)
+process.exit(0)

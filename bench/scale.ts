@@ -118,8 +118,8 @@ async function compileTimes(lab: Lab, names: number): Promise<{ yaml: number; co
 }
 
 export async function scale({ quick }: Options): Promise<Part> {
-  const steps = quick ? [0, 4] : [0, 10, 30, 60]
-  const repeat = quick ? 3 : 7
+  const steps = quick ? [0, 4] : [0, 10, 30]
+  const repeat = quick ? 3 : 5
   const most = steps.at(-1) ?? 0
   const lab = await createLab()
   const place = labPlace(lab)

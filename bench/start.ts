@@ -30,7 +30,7 @@ interface Samples {
 }
 
 export async function start({ quick }: Options): Promise<Part> {
-  const rounds = quick ? 4 : 15
+  const rounds = quick ? 4 : 9
   const rivals = [...launchers, ...findRivals(makeEmptyScript())]
   const missing = rivals.filter(({ argv }) => argv === undefined).map(({ name }) => name)
   const failed = new Map<string, string>()

@@ -1,10 +1,11 @@
 /**
- * Inside a network namespace of its own: traffic of a user without a jail with 0 to 1,000 jails' tables installed, and
- * of a jailed user through a grant; the tables are the backend's own. Prints JSON. Arguments: rounds, seconds.
+ * Inside a network namespace of its own, with the tables of so many jails, made by the backend's own code: traffic of
+ * whoever is asked for.
  */
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
+import { createInterface } from 'node:readline'
 import { printTable } from '../lib/backend/nftables/print.js'
 import { guardTable, staticTable, uidBase, uidJail } from '../lib/backend/nftables/tables.js'
 import type { NetworkPlan } from '../lib/backend/types.js'
@@ -13,8 +14,6 @@ import { root } from '../test/lab/paths.js'
 const range = { first: 1_900_000_000, last: 1_900_099_999 }
 const address = '203.0.113.10'
 const port = 9000
-const counts = [0, 10, 100, 1000]
-const modes = ['udp', 'connects', 'bytes'] as const
 
 const planOf = (index: number): NetworkPlan => ({
   jail: `j${index}`,
@@ -71,45 +70,25 @@ const measure = (mode: string, seconds: number, uid: number, to = port): number 
     ),
   )
 
-const rounds = Number(process.argv[2] ?? 3)
-const seconds = Number(process.argv[3] ?? 0.4)
+// Argument: how many jails, or `tracked`: an empty table that redirects, and so tracks connections. Lines in: MODE SECONDS UID PORT.
+const [which = '0'] = process.argv.slice(2)
 for (const args of [
   ['link', 'set', 'lo', 'up'],
   ['addr', 'add', `${address}/32`, 'dev', 'lo'],
 ])
   execFileSync('/usr/sbin/ip', args)
+if (which === 'tracked') {
+  execFileSync('/usr/sbin/nft', ['-f', '-'], {
+    input: 'add table inet t\nadd chain inet t o { type nat hook output priority -100; }\n',
+  })
+} else install(Number(which))
 const server = spawn('/usr/bin/setpriv', [
-  '--pdeathsig',
-  'KILL',
-  'perl',
-  flow,
-  'serve',
-  address,
-  String(port),
+  ...['--pdeathsig', 'KILL', 'perl', flow, 'serve', address, String(port)],
 ])
 await once(server.stdout, 'data')
-const samples: Record<string, number[]> = {}
-const note = (key: string, value: number): void => {
-  ;(samples[key] ??= []).push(value)
-}
-const other = 65_000
-for (let round = 0; round < rounds; round++) {
-  // What any table that redirects brings along: connection tracking. Many machines have it anyway.
-  execFileSync('/usr/sbin/nft', ['-f', '-'], {
-    input:
-      'flush ruleset\nadd table inet t\nadd chain inet t o { type nat hook output priority -100; }\n',
-  })
-  for (const mode of modes) note(`tracked ${mode}`, measure(mode, seconds, other))
-  for (const jails of counts) {
-    install(jails)
-    for (const mode of modes) {
-      note(`other ${mode} ${jails}`, measure(mode, seconds, other))
-      // At once after, so that both see the same moment of the machine.
-      if (jails === 1000) note(`jailed ${mode}`, measure(mode, seconds, range.first))
-    }
-    if (jails === 1000) note('refused ms', measure('refused', seconds, range.first, 81))
-  }
+process.stdout.write('ready\n')
+for await (const line of createInterface({ input: process.stdin })) {
+  const [mode = '', seconds, uid, to] = line.split(' ')
+  process.stdout.write(`${measure(mode, Number(seconds), Number(uid), Number(to))}\n`)
 }
 server.kill('SIGKILL')
-process.stdout.write(JSON.stringify({ counts, samples }))
-process.exit(0)
