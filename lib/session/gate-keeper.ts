@@ -43,8 +43,6 @@ export class GateKeeper {
   #ending = false
   /** Why it ended before anybody was there to be told. */
   #ended: string | undefined
-  /** It serves: it may have decided something. */
-  #ready = false
 
   constructor(options: GateKeeperOptions) {
     this.#options = options
@@ -66,7 +64,6 @@ export class GateKeeper {
     const gate = spawnGate({ tools, specs, user, ...(netns === undefined ? {} : { netns }) })
     this.#gate = gate
     this.#ended = undefined
-    this.#ready = false
     gate.onMessage((message) => {
       this.#hear(gate, message)
     })
@@ -155,9 +152,7 @@ export class GateKeeper {
         resolve()
       })
     })
-    // One that is still starting has decided nothing: there is nothing to wait for.
-    if (this.#ready) gate.send({ type: 'stop' })
-    else gate.kill()
+    gate.send({ type: 'stop' })
     const timer = setTimeout(() => {
       gate.kill()
     }, endTimeout)
@@ -172,9 +167,6 @@ export class GateKeeper {
 
   #hear(gate: GateProcess, message: FromGate): void {
     switch (message.type) {
-      case 'ready':
-        this.#ready = gate === this.#gate
-        break
       case 'decisions':
       case 'pong':
       case 'fatal':

@@ -244,7 +244,9 @@ class GateChild implements GateProcess {
     else listener(this.#ended)
   }
 
+  /** The channel too: bubblewrap killed before it tied its child to itself leaves one behind, which ends without a channel. */
   kill(): void {
+    if (this.#child.connected) this.#child.disconnect()
     this.#child.kill('SIGKILL')
   }
 
