@@ -244,10 +244,16 @@ class GateChild implements GateProcess {
     else listener(this.#ended)
   }
 
-  /** The channel too: bubblewrap killed before it tied its child to itself leaves one behind, which ends without a channel. */
+  /**
+   * Its channel and pipes too: bubblewrap killed before it tied its child to itself leaves one behind, which ends
+   * without a channel, and must not be waited for.
+   */
   kill(): void {
     if (this.#child.connected) this.#child.disconnect()
     this.#child.kill('SIGKILL')
+    this.#child.stderr?.destroy()
+    const report = this.#child.stdio[4]
+    if (report !== null && report !== undefined) report.destroy()
   }
 
   #readReport(pipe: unknown, specs: readonly ListenerSpec[]): Promise<readonly OpenedListener[]> {
