@@ -33,7 +33,7 @@ export async function clearBroken({ system, registry, backend }: Context): Promi
 export async function clearTemporary({ system, config }: Context): Promise<void> {
   for (const dir of [config.stateDir, `${config.stateDir}/jails`]) {
     for (const name of await system.list(dir)) {
-      const pid = /\.([0-9]+)-[0-9a-f]+\.tmp$/.exec(name)?.[1]
+      const pid = /\.([0-9]+)-[0-9a-z]+\.tmp$/.exec(name)?.[1]
       if (pid === undefined || (await system.processStart(Number(pid))) !== undefined) continue
       await system.removeFile(`${dir}/${name}`)
     }
