@@ -2,17 +2,21 @@
  * State files that cannot be read: corrupted, truncated, of another version.
  * Invariant: nothing in them is believed; the account of that name, if it is ours, is emptied of processes first.
  */
-import { listAccounts } from '../account/linux.js'
 import { errorMessage } from '../errors.js'
 import { endProcesses } from './collect.js'
 import type { Collected } from './collect.js'
 import type { Context } from './context.js'
 
 /** Call it under the lock. */
-export async function clearBroken({ system, registry, backend }: Context): Promise<Collected> {
+export async function clearBroken({
+  system,
+  registry,
+  backend,
+  platform,
+}: Context): Promise<Collected> {
   const cleared: string[] = []
   const kept: { name: string; why: string }[] = []
-  const accounts = await listAccounts(system)
+  const accounts = await platform.listAccounts()
   for (const name of await registry.broken()) {
     const account = accounts.find(({ comment }) => comment === `agentjail ${name}`)
     try {

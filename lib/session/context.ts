@@ -13,8 +13,8 @@ import { chooseBackend } from './backends.js'
 import type { BackendChoice } from './backend-choice.js'
 import { collect, deadJails } from './collect.js'
 import type { Collected, CollectTools } from './collect.js'
-import { controlPath } from './control.js'
 import { withLock } from './lock.js'
+import type { Platform } from './platform.js'
 import { openRegistry } from './registry.js'
 import type { Registry } from './registry.js'
 
@@ -34,12 +34,16 @@ export type ToolName = (typeof toolNames)[number]
 export interface Context {
   readonly system: System
   readonly config: Config
-  readonly tools: { readonly [name in ToolName]: string }
   readonly registry: Registry
   readonly backend: Backend
+  readonly platform: Platform
 }
 
-/** For commands that change the machine: root, Linux, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
+export interface LinuxContext extends Context {
+  readonly tools: { readonly [name in ToolName]: string }
+}
+
+/** For commands that change the machine: root, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
 export async function openContext(
   system: System = realSystem(),
   asked?: BackendChoice,
@@ -47,17 +51,35 @@ export async function openContext(
   if (process.getuid?.() !== 0) {
     throw new JailError('NOT_ROOT', 'this needs root', { hint: 'run it through sudo' })
   }
+  if (process.platform !== 'darwin') return await openLinuxContext(system, asked)
+  if (asked !== undefined)
+    throw new JailError('PLATFORM', `there is no ${asked} on macOS`, {
+      hint: 'leave --backend away: pf is used',
+    })
+  const { openMac } = await import('./macos/open.js')
+  return openMac(system, await loadConfig())
+}
+
+/** For what is of Linux alone. As root. Throws PLATFORM, TOOL_MISSING. */
+export async function openLinuxContext(
+  system: System = realSystem(),
+  asked?: BackendChoice,
+): Promise<LinuxContext> {
   if (process.platform !== 'linux')
     throw new JailError('PLATFORM', `${process.platform} is not supported here`)
   const config = await loadConfig()
   const found = findTools(toolNames)
   const tools = Object.fromEntries(
     toolNames.map((name) => [name, found.get(name)]),
-  ) as Context['tools']
+  ) as LinuxContext['tools']
   const { stateDir, uidRange: range } = config
   const request = { system, stateDir, range, tools, ...(asked === undefined ? {} : { asked }) }
   const backend = await chooseBackend(request)
-  return { system, config, tools, registry: openRegistry(system, config.stateDir), backend }
+  const registry = openRegistry(system, config.stateDir)
+  const { linuxPlatform } = await import('./linux-platform.js')
+  const platform = linuxPlatform(() => context)
+  const context: LinuxContext = { system, config, tools, registry, backend, platform }
+  return context
 }
 
 /** The state directory, before the first change: what only looks makes nothing. */
@@ -71,19 +93,8 @@ export async function makeState({
   await system.makeDir(`${config.stateDir}/jails`, 0o700)
 }
 
-export function collectTools(context: Context): CollectTools {
-  const { system, registry, backend, config } = context
-  return {
-    system,
-    registry,
-    backend,
-    // Mounts and namespaces end with the launch itself.
-    cleanLaunch: async ({ name }) => {
-      await system.removeFile(controlPath(config.stateDir, name))
-      const { removeCgroups } = await import('../launch/cgroup.js')
-      removeCgroups(name)
-    },
-  }
+export function collectTools({ system, registry, backend, platform }: Context): CollectTools {
+  return { system, registry, backend, cleanLaunch: (entry) => platform.cleanLaunch(entry) }
 }
 
 /** Clears dead jails if there are any; nothing is locked when there are none. */

@@ -22,7 +22,7 @@ import { policyFromJson, policyToJson } from '../policy/json.js'
 import { fillSlots } from '../policy/slots.js'
 import { collect, endProcesses } from './collect.js'
 import { collectTools } from './context.js'
-import type { Context } from './context.js'
+import type { LinuxContext } from './context.js'
 import { controlPath, serveControl } from './control.js'
 import type { Control, ControlRequest } from './control.js'
 import { GateKeeper } from './gate-keeper.js'
@@ -30,20 +30,12 @@ import { joinable } from './join.js'
 import { freeze } from './freeze.js'
 import { withLock } from './lock.js'
 import { checkPin } from './pins.js'
+import type { WardenEvents } from './platform.js'
 import { ownIdentity, isAlive } from './registry.js'
 import type { RegistryEntry } from './registry.js'
 import type { SignalRelay } from './signals.js'
 import { watch } from './watch.js'
 import type { Watch } from './watch.js'
-
-export interface WardenEvents {
-  /** Every decision, allowed and denied. */
-  readonly onDecisions: (decisions: readonly Decision[]) => void
-  /** For the user: restored rules, a gate started again, limits hit. */
-  readonly onNotice: (text: string) => void
-  /** Another policy is in force. */
-  readonly onPolicy: (plan: Plan) => void
-}
 
 /** Milliseconds between SIGTERM and SIGKILL. */
 const stopGrace = 5_000
@@ -53,7 +45,7 @@ const denialInterval = 500
 const watchInterval = { uid: 400, namespace: 5_000 } as const
 
 export class Warden {
-  readonly #context: Context
+  readonly #context: LinuxContext
   readonly #events: WardenEvents
   readonly #undo: { readonly what: string; readonly run: () => Promise<void> }[] = []
   readonly #facts: Facts
@@ -79,7 +71,7 @@ export class Warden {
   #changes: Promise<unknown> = Promise.resolve()
 
   constructor(
-    context: Context,
+    context: LinuxContext,
     plan: Plan,
     facts: Facts,
     events: WardenEvents,

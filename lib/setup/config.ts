@@ -16,11 +16,16 @@ export interface Config extends Settings {
   readonly upstreams: readonly { readonly address: string; readonly port: number }[]
 }
 
+/** Where each platform keeps state that a restart clears, and what lasts. */
+const directories = {
+  linux: { stateDir: '/run/agentjail', homeDir: '/var/lib/agentjail/home' },
+  darwin: { stateDir: '/var/run/agentjail', homeDir: '/var/agentjail/home' },
+} as const
+
 export const defaultConfig: Config = {
   uidRange: { first: 1_900_000_000, last: 1_900_099_999 },
-  stateDir: '/run/agentjail',
+  ...directories[process.platform === 'darwin' ? 'darwin' : 'linux'],
   logDir: '/var/log/agentjail',
-  homeDir: '/var/lib/agentjail/home',
   gateUser: 'agentjail-gate',
   upstreams: [],
 }

@@ -12,7 +12,7 @@ import type { Facts, Plan } from '../plan/types.js'
 import type { HardeningPiece } from '../launch/types.js'
 import type { Grant, Policy } from '../policy/types.js'
 import { endProcesses } from '../session/collect.js'
-import type { Context } from '../session/context.js'
+import type { LinuxContext } from '../session/context.js'
 import { relaySignals } from '../session/signals.js'
 import { Warden } from '../session/warden.js'
 import { findTools } from '../system/tools.js'
@@ -44,7 +44,7 @@ export interface VerifyRequest {
   readonly onNotice: (text: string) => void
 }
 
-export async function verify(context: Context, request: VerifyRequest): Promise<Finding[]> {
+export async function verify(context: LinuxContext, request: VerifyRequest): Promise<Finding[]> {
   const { system, tools } = context
   const nonce = randomBytes(8).toString('hex')
   const stage = await openStage(
@@ -135,7 +135,7 @@ function weaken(plan: Plan, facts: Facts, without: readonly HardeningPiece[]): P
 }
 
 async function runIn(
-  context: Context,
+  context: LinuxContext,
   stage: Stage,
   plan: Plan,
   facts: Facts,
@@ -195,7 +195,11 @@ async function runIn(
 /** Milliseconds in which a process that was left would write several times. */
 const settle = 200
 
-async function lives(system: Context['system'], uid: number, output: number): Promise<boolean> {
+async function lives(
+  system: LinuxContext['system'],
+  uid: number,
+  output: number,
+): Promise<boolean> {
   const before = fstatSync(output).size
   await sleep(settle)
   return fstatSync(output).size > before || (await system.processesOf(uid)).length > 0

@@ -1,7 +1,6 @@
 /**
  * `agentjail account list|remove`.
  */
-import { listAccounts, removeAccount } from '../../account/linux.js'
 import { exitCode, JailError } from '../../errors.js'
 import { parseJailName, accountName } from '../../plan/names.js'
 import { collectDead, makeState, openContext } from '../../session/context.js'
@@ -21,7 +20,7 @@ export async function accountCommand(
   const context = await openContext()
   await makeState(context)
   await collectDead(context)
-  const accounts = await listAccounts(context.system)
+  const accounts = await context.platform.listAccounts()
   if (action === 'list') {
     const rows = accounts.map(({ name, uid, home, comment }) => ({
       name,
@@ -45,9 +44,7 @@ export async function accountCommand(
       exit: exitCode.usage,
     })
   }
-  await withLock(context.config.stateDir, () =>
-    removeAccount(context.system, context.config, context.tools, entry),
-  )
+  await withLock(context.config.stateDir, () => context.platform.removeAccount(entry))
   io.stdout.write(`removed ${name} and its home\n`)
   return exitCode.ok
 }

@@ -6,8 +6,6 @@ import { resolve } from 'node:path'
 import { LiveDenials } from '../../audit/live.js'
 import { wantsColour } from '../../audit/palette.js'
 import { renderSummary } from '../../audit/summary.js'
-import { isTerminalBusy } from '../../audit/terminal.js'
-import { findAccount } from '../../account/linux.js'
 import type { Decision } from '../../audit/record.js'
 import { exitCode, JailError } from '../../errors.js'
 import type { ResolvedCredential } from '../../gate/protocol.js'
@@ -32,7 +30,6 @@ import {
   systemRoots,
 } from '../../session/host.js'
 import { relaySignals } from '../../session/signals.js'
-import { Warden } from '../../session/warden.js'
 import type { CommandIo } from '../io.js'
 
 export interface RunArgs {
@@ -91,7 +88,13 @@ export async function runPolicy(
   for (const { name, why } of (await collectDead(context)).kept)
     io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
   const credentials = await findCredentials(policy, caller)
-  const { plan, facts } = await makePlan(context, credentials.policy, args, credentials.resolved)
+  const { plan, facts } = await makePlan(
+    context,
+    credentials.policy,
+    args,
+    credentials.resolved,
+    (text) => io.stderr.write(`agentjail: ${text}\n`),
+  )
   if (args.dryRun) {
     printPlan(context, plan, args.json, io)
     return { code: exitCode.ok }
@@ -120,8 +123,8 @@ async function join(args: RunArgs, name: string): Promise<Ending> {
   const jail = parseJailName(name)
   if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, [])
   const signals = relaySignals()
-  const { joinJail } = await import('../../session/join.js')
-  return await joinJail(await openContext(), jail, args.command, signals)
+  const { platform } = await openContext()
+  return await platform.join(jail, args.command, signals)
 }
 
 /** Values for the policy's credential slots, and what the command sees of them. Nothing is loaded where there are none. */
@@ -191,11 +194,12 @@ async function makePlan(
   policy: Policy,
   args: RunArgs,
   credentials: readonly ResolvedCredential[],
+  note: (text: string) => void = () => undefined,
 ): Promise<{ plan: Plan; facts: Facts }> {
-  const { system, config } = context
+  const { system, config, platform } = context
   const caller = callerIdentity()
   const jail = args.name === undefined ? defaultJailName(policy.name) : parseJailName(args.name)
-  const account = await findAccount(system, config, {
+  const account = await platform.findAccount({
     jail,
     callerUid: caller.uid,
     ...(args.user === undefined ? {} : { user: args.user }),
@@ -219,7 +223,7 @@ async function makePlan(
     jail,
     command: args.command,
     cwd: process.cwd(),
-    isolation: args.isolation ?? policy.isolation,
+    isolation: platform.isolationFor(args.isolation, policy.isolation, note),
     policies: args.policy,
   }
   return { plan: compilePlan(policy, facts, request, credentials), facts }
@@ -242,13 +246,13 @@ async function supervise(
 ): Promise<Ending> {
   const signals = relaySignals()
   const isTerminal = io.stderr.isTTY === true
-  const { stty } = context.tools
+  const { platform } = context
   const live = new LiveDenials({
     jail: plan.jail,
     policy: () => current,
     write: (text) => io.stderr.write(text),
     isTerminal,
-    isBusy: () => isTerminalBusy(context.system, stty),
+    isBusy: () => platform.isTerminalBusy(),
     monotonic: () => performance.now(),
   })
   let current = plan.policy
@@ -267,7 +271,7 @@ async function supervise(
       io.stderr.write(`agentjail: ${text}\n`)
     },
   }
-  const warden = new Warden(context, plan, facts, events, upstreamCa)
+  const warden = platform.makeWarden(plan, facts, events, upstreamCa)
   const ending = await warden.run(signals)
   // No live line after, or within, the summary.
   await live.settled()

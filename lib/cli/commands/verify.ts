@@ -10,7 +10,7 @@ import { parseJailName } from '../../plan/names.js'
 import type { Facts } from '../../plan/types.js'
 import { loadPolicies } from '../../policy/loader.js'
 import type { Isolation } from '../../policy/types.js'
-import { collectDead, makeState, openContext } from '../../session/context.js'
+import { collectDead, makeState, openLinuxContext } from '../../session/context.js'
 import { elevate } from '../../session/elevate.js'
 import { callerIdentity, hostAddresses, hostName } from '../../session/host.js'
 import type { Ending } from '../../launch/types.js'
@@ -36,7 +36,7 @@ export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<En
   const caller = callerIdentity()
   const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
   if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, [])
-  const context = await openContext()
+  const context = await openLinuxContext()
   await collectDead(context)
   await makeState(context)
   const { system, config } = context

@@ -23,13 +23,15 @@ const rights = [
 export type Unshare = () => Promise<readonly string[]>
 
 /**
- * `caller`: name of the account that called; absent for root, who needs none.
+ * `caller`: name of the account that called; absent for root, who needs none. `journal`: path of a file of root's
+ * that says what is shared, written before, removed after: see `takeBackShares`.
  * @throws JailError LAUNCH; what was added by then is taken away again.
  */
 export async function shareWorkspace(
   system: System,
   spec: LaunchSpec,
   caller: string | undefined,
+  journal?: string,
 ): Promise<Unshare> {
   const places = writablePlaces(spec)
   const entries: (readonly [entry: string, path: string])[] = []
@@ -43,8 +45,10 @@ export async function shareWorkspace(
       const { code, stderr } = await system.run([chmod, '-R', '-a', entry, path], { timeout })
       if (code !== 0) lines.push(`an access list of ${path} keeps an entry: ${firstLine(stderr)}`)
     }
+    if (journal !== undefined) await system.removeFile(journal)
     return lines
   }
+  if (journal !== undefined) await system.writeFile(journal, JSON.stringify(entries), 0o600)
   for (const [entry, path] of entries) {
     added.push([entry, path])
     const { code, stderr } = await system.run([chmod, '-R', '+a', entry, path], { timeout })
@@ -60,6 +64,40 @@ export async function shareWorkspace(
     )
   }
   return undo
+}
+
+/**
+ * After a crash: takes away what the journal says was shared, and the journal. Entries that are not there any more, or
+ * not yet, are none to take away. Idempotent.
+ * @throws JailError STATE where an entry stays; the journal stays too.
+ */
+export async function takeBackShares(system: System, journal: string): Promise<void> {
+  const text = await system.readFile(journal)
+  if (text === undefined) return
+  for (const [entry, path] of parseJournal(text, journal).reverse()) {
+    const { code, stderr } = await system.run([chmod, '-R', '-a', entry, path], { timeout })
+    if (code !== 0 && !/No matching ACL|No such file|Unable to translate/.test(stderr))
+      throw new JailError('STATE', `an access list of ${path} keeps an entry: ${firstLine(stderr)}`)
+  }
+  await system.removeFile(journal)
+}
+
+function parseJournal(text: string, path: string): (readonly [entry: string, path: string])[] {
+  const bad = new JailError('STATE', `the state file ${path} cannot be used`, {
+    hint: 'see which access lists are left with: ls -led; then remove the file',
+  })
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    throw bad
+  }
+  if (!Array.isArray(value)) throw bad
+  return value.map((one: unknown) => {
+    const [entry, place] = Array.isArray(one) ? (one as unknown[]) : []
+    if (typeof entry !== 'string' || typeof place !== 'string' || !place.startsWith('/')) throw bad
+    return [entry, place] as const
+  })
 }
 
 /** The working directory, unless the policy names what may be written; homes and relative names made absolute. */

@@ -8,6 +8,7 @@ import { rootCertificates } from 'node:tls'
 import { listRecords } from '../../account/dscl.js'
 import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
 import type { Decision } from '../../audit/record.js'
+import { sanitiseDecisions } from '../../audit/sanitise.js'
 import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
 import { errorMessage, JailError } from '../../errors.js'
 import type { FromGate, GateConfig, GatePolicy, Listener } from '../../gate/protocol.js'
@@ -18,7 +19,10 @@ import { compilePlan } from '../../plan/compile.js'
 import type { Facts, Plan, Settings } from '../../plan/types.js'
 import type { PortRange } from '../../policy/types.js'
 import type { System } from '../../system/types.js'
+import { policyFromJson, policyToJson } from '../../policy/json.js'
+import type { JailStatus } from '../../status/status.js'
 import { endProcesses } from '../collect.js'
+import { controlPath, serveControl, type ControlRequest } from '../control.js'
 import type { GateProcess, ListenerSpec, OpenedListener } from '../gate-process.js'
 import { checkPin } from '../pins.js'
 import { ownIdentity, type Registry } from '../registry.js'
@@ -48,6 +52,8 @@ export interface MacEvents {
   readonly onNotice: (text: string) => void
   /** The command runs: signals may be led to it. */
   readonly onRunning: (running: Running) => void
+  /** Another policy is in force. */
+  readonly onPolicy?: (plan: Plan) => void
 }
 
 /** Milliseconds; also how often expired pins leave their tables. */
@@ -55,6 +61,16 @@ const watchInterval = 900
 const denialInterval = 500
 const gateAnswer = 10_000
 const launchctl = '/bin/launchctl'
+
+/** Which access lists a jail added. */
+export const sharePath = (stateDir: string, jail: string): string =>
+  `${stateDir}/shared-${jail}.json`
+
+/** A jail's own certificate, alone and with the system's. */
+export const caPaths = (stateDir: string, jail: string): { own: string; bundle: string } => ({
+  own: `${stateDir}-ca/${jail}.pem`,
+  bundle: `${stateDir}-ca/${jail}-bundle.pem`,
+})
 
 export class MacWarden {
   readonly #parts: MacParts
@@ -69,6 +85,10 @@ export class MacWarden {
   #running: Running | undefined
   #policy: GatePolicy
   #serial = 0
+  #since = 0
+  readonly #tally = { allowed: 0, denied: 0, up: 0, down: 0 }
+  /** Changes of the policy go one at a time. */
+  #changes: Promise<unknown> = Promise.resolve()
   #ending = false
 
   constructor(parts: MacParts, plan: Plan, facts: Facts, events: MacEvents) {
@@ -120,6 +140,7 @@ export class MacWarden {
       throw error
     }
     this.#plan = { ...plan, network, account: this.#plan.account, launch: this.#plan.launch }
+    this.#events.onPolicy?.(this.#plan)
     return { cut }
   }
 
@@ -142,6 +163,7 @@ export class MacWarden {
   async #claim(): Promise<void> {
     const { system, registry } = this.#parts
     const { account, jail, launch, policy } = this.#plan
+    this.#since = system.now()
     const claimed = await registry.claim({
       v: 1,
       name: jail,
@@ -154,7 +176,7 @@ export class MacWarden {
       policies: this.#plan.policies,
       cwd: launch.cwd,
       command: launch.command,
-      since: system.now(),
+      since: this.#since,
       owner: await ownIdentity(system),
       phase: 'starting',
     })
@@ -163,6 +185,63 @@ export class MacWarden {
         hint: `choose another name: --name ${jail}-2`,
       })
     this.#push('leave the registry', () => registry.remove(jail))
+    const path = controlPath(this.#parts.settings.stateDir, jail)
+    const control = await serveControl(path, (request) => this.#answer(request))
+    this.#push('close the control socket', () => control.close())
+  }
+
+  async #answer(request: ControlRequest): Promise<unknown> {
+    switch (request.op) {
+      case 'status':
+        return this.#status()
+      case 'policy':
+        return policyToJson(this.#plan.policy)
+      case 'reload': {
+        const change = this.#changes.then(() => this.#change(request))
+        this.#changes = change.catch(() => undefined)
+        return await change
+      }
+      case 'join':
+        throw new JailError('PLATFORM', 'a running jail cannot be joined on macOS')
+      case 'stop': {
+        const running = this.#running
+        if (running === undefined || this.#ending)
+          throw new JailError('STATE', `jail ${this.#plan.jail} is not running yet, or is ending`, {
+            hint: 'try again',
+          })
+        stop(running)
+        return {}
+      }
+    }
+  }
+
+  async #change({ policy, base }: Extract<ControlRequest, { op: 'reload' }>): Promise<unknown> {
+    if (base !== undefined && base !== policyToJson(this.#plan.policy))
+      throw new JailError('STATE', 'the policy was changed meanwhile', { hint: 'try again' })
+    const next = policyFromJson(policy)
+    if (next === undefined)
+      throw new JailError(
+        'POLICY_INVALID',
+        'the policy was written by another version of agentjail',
+      )
+    return await this.reload(next)
+  }
+
+  #status(): JailStatus {
+    const { jail, policy, account, launch } = this.#plan
+    return {
+      name: jail,
+      policy: policy.name,
+      user: account.name,
+      uid: account.uid,
+      isolation: 'uid',
+      phase: this.#ending ? 'ending' : this.#running === undefined ? 'starting' : 'running',
+      since: this.#since,
+      command: launch.command,
+      ...this.#tally,
+      pins: 0,
+      warnings: [],
+    }
   }
 
   /** Under the lock. */
@@ -256,7 +335,12 @@ export class MacWarden {
     const own = ca === undefined ? undefined : await this.#writeCa(ca)
     const temporary = `${account.home}/tmp`
     if ((await system.lstat(temporary)) === undefined) await this.#makeTemporary(temporary)
-    const unshare = await shareWorkspace(system, spec, await this.#callerName())
+    const unshare = await shareWorkspace(
+      system,
+      spec,
+      await this.#callerName(),
+      sharePath(settings.stateDir, this.#plan.jail),
+    )
     this.#push('take the shared workspace back', async () => {
       for (const line of await unshare()) this.#events.onNotice(line)
     })
@@ -306,14 +390,12 @@ export class MacWarden {
   /** Readable by the jail, written by root, in a directory of root's. */
   async #writeCa(pem: string): Promise<{ own: string; bundle: string }> {
     const { system, settings } = this.#parts
-    const dir = `${settings.stateDir}-ca`
-    const own = `${dir}/${this.#plan.jail}.pem`
-    const bundle = `${dir}/${this.#plan.jail}-bundle.pem`
+    const { own, bundle } = caPaths(settings.stateDir, this.#plan.jail)
     this.#push('remove the certificate', async () => {
       await system.removeFile(own)
       await system.removeFile(bundle)
     })
-    await system.makeDir(dir, 0o755)
+    await system.makeDir(`${settings.stateDir}-ca`, 0o755)
     await system.writeFile(own, pem, 0o644)
     await system.writeFile(bundle, `${[pem, ...rootCertificates].join('\n')}\n`, 0o644)
     return { own, bundle }
@@ -362,16 +444,16 @@ export class MacWarden {
       this.#events.onNotice(
         `the run time limit of ${String(seconds)} s is reached: the command is ended`,
       )
-      running.signal('SIGTERM')
-      setTimeout(() => {
-        running.kill()
-      }, 5_000).unref()
+      stop(running)
     }, seconds * 1000)
   }
 
   #hear(gate: GateProcess, message: FromGate): void {
     if (message.type === 'decisions') {
-      this.#record(message.decisions)
+      // What the gate says may be anything.
+      const { decisions, bad } = sanitiseDecisions(message.decisions)
+      this.#record(decisions)
+      this.#audit?.drop(bad)
       this.#audit?.drop(message.dropped)
     } else if (message.type === 'pin') {
       void this.#pin(gate, message)
@@ -394,6 +476,11 @@ export class MacWarden {
   #record(decisions: readonly Decision[]): void {
     if (decisions.length === 0) return
     this.#audit?.write(decisions)
+    for (const { verdict, up, down, count } of decisions) {
+      this.#tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1
+      this.#tally.up += up ?? 0
+      this.#tally.down += down ?? 0
+    }
     this.#events.onDecisions(decisions)
   }
 
@@ -466,6 +553,14 @@ export class MacWarden {
       }
     }
   }
+}
+
+/** The command's grace between the two is in milliseconds. */
+function stop(running: Running): void {
+  running.signal('SIGTERM')
+  setTimeout(() => {
+    running.kill()
+  }, 5_000).unref()
 }
 
 function toListener({ fd, proto, role, port, family }: OpenedListener): Listener {

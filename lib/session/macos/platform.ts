@@ -1,0 +1,106 @@
+/**
+ * macOS, as commands see it: pf, dscl, launchctl, put together.
+ * Invariant: `isolation` is always `uid`; who named another is told.
+ */
+import { findMacAccount, listMacAccounts, removeMacAccount } from '../../account/macos.js'
+import { type AuditLog, openAuditLog } from '../../audit/log.js'
+import { isCanonical } from '../../audit/terminal.js'
+import type { Backend } from '../../backend/types.js'
+import { JailError } from '../../errors.js'
+import { type MacLaunchRequest } from '../../launch/macos/launch.js'
+import { takeBackShares } from '../../launch/macos/workspace.js'
+import type { Running } from '../../launch/types.js'
+import type { Facts, Plan } from '../../plan/types.js'
+import type { Config } from '../../setup/config.js'
+import type { System } from '../../system/types.js'
+import { controlPath } from '../control.js'
+import type { GateProcess } from '../gate-process.js'
+import { withLock } from '../lock.js'
+import type { JailWarden, Platform, WardenEvents } from '../platform.js'
+import type { Registry } from '../registry.js'
+import type { SignalRelay } from '../signals.js'
+import type { MacGateRequest } from './gate.js'
+import { MacWarden, caPaths, sharePath } from './warden.js'
+
+/** The last two are where a test leads to a modelled Mac. */
+export interface MacPlatformParts {
+  readonly system: System
+  readonly config: Config
+  readonly registry: Registry
+  readonly backend: Backend
+  readonly openGate: (request: MacGateRequest) => GateProcess
+  readonly launch: (request: MacLaunchRequest) => Promise<Running>
+}
+
+export function macPlatform(parts: MacPlatformParts): Platform {
+  const { system, config } = parts
+  return {
+    findAccount: (request) => findMacAccount(system, config, request),
+    listAccounts: () => listMacAccounts(system),
+    removeAccount: (account) => removeMacAccount(system, config, account),
+    isolationFor: (named, _policy, note) => {
+      if (named !== undefined && named !== 'uid')
+        note(`macOS has no isolation ${named}: uid is used, held by pf`)
+      return 'uid'
+    },
+    makeWarden: (plan, facts, events) => macWarden(parts, plan, facts, events),
+    join: () =>
+      Promise.reject(
+        new JailError('PLATFORM', 'a running jail cannot be joined on macOS', {
+          hint: 'run the command in a jail of its own: leave --join away',
+        }),
+      ),
+    cleanLaunch: async ({ name }) => {
+      await takeBackShares(system, sharePath(config.stateDir, name))
+      for (const path of Object.values(caPaths(config.stateDir, name)))
+        await system.removeFile(path)
+      await system.removeFile(controlPath(config.stateDir, name))
+    },
+    isTerminalBusy: async () => {
+      const argv = ['/bin/stty', '-f', '/dev/tty', '-a'] as const
+      const { code, stdout } = await system.run(argv, { timeout: 1_000 })
+      return code !== 0 || !isCanonical(stdout)
+    },
+  }
+}
+
+function macWarden(
+  parts: MacPlatformParts,
+  plan: Plan,
+  facts: Facts,
+  events: WardenEvents,
+): JailWarden {
+  const { config } = parts
+  let audit: AuditLog | undefined
+  const openAudit = async (): Promise<AuditLog> => {
+    audit = await openAuditLog({
+      dir: config.logDir,
+      jail: plan.jail,
+      uid: plan.account.uid,
+      onTrouble: (message) => {
+        if (message !== undefined) events.onNotice(`the audit log cannot be written: ${message}`)
+      },
+    })
+    return audit
+  }
+  return {
+    run: async (signals: SignalRelay) => {
+      const lock = <T>(work: () => Promise<T>): Promise<T> => withLock(config.stateDir, work)
+      const onRunning = (running: Running): void => {
+        signals.attach(running)
+      }
+      const warden = new MacWarden({ ...parts, settings: config, openAudit, lock }, plan, facts, {
+        ...events,
+        onRunning,
+      })
+      try {
+        return await warden.run()
+      } finally {
+        signals.detach()
+      }
+    },
+    get dropped() {
+      return audit?.dropped ?? 0
+    },
+  }
+}
