@@ -12,6 +12,7 @@ import type { Policy } from '../../lib/policy/types.js'
 import { collect } from '../../lib/session/collect.js'
 import type { GateProcess } from '../../lib/session/gate-process.js'
 import { openRegistry } from '../../lib/session/registry.js'
+import { macPlatform } from '../../lib/session/macos/platform.js'
 import { darwinSystem } from '../../lib/session/macos/system.js'
 import { MacWarden, type MacParts } from '../../lib/session/macos/warden.js'
 import { play, type Flow } from './flows.js'
@@ -151,6 +152,7 @@ function stage(mac: FakeMac, live: (stage: Stage) => Promise<Ending>, given = ma
     system,
     settings,
     registry: openRegistry(system, settings.stateDir),
+    serve: () => Promise.resolve({ release: () => undefined, close: () => Promise.resolve() }),
     backend,
     openGate: (request) => {
       const gate = new FakeGate(mac, request)
@@ -223,6 +225,7 @@ function snapshot({ state }: FakeMac): string {
     tables,
     files,
     processes: state.processes,
+    acls: Object.values(state.acls).flat(),
   })
 }
 
@@ -483,10 +486,9 @@ t.test('a crash at every step: denying, and cleared by the next command', async 
 async function clear(mac: FakeMac, { parts }: Stage): Promise<void> {
   mac.forgetsProcesses = true
   const { registry, backend, system } = parts
-  await collect({ system, registry, backend, cleanLaunch: () => Promise.resolve() })
+  const { cleanLaunch } = macPlatform({ ...parts, config: { ...settings, upstreams: [] } })
+  await collect({ system, registry, backend, cleanLaunch })
   await backend.ensureStaticDeny(reserved)
-  for (const file of ['bot.pem', 'bot-bundle.pem'])
-    await system.removeFile(`${settings.stateDir}-ca/${file}`)
   mac.forgetsProcesses = false
 }
 

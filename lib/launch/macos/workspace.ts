@@ -45,7 +45,8 @@ export async function shareWorkspace(
       const { code, stderr } = await system.run([chmod, '-R', '-a', entry, path], { timeout })
       if (code !== 0) lines.push(`an access list of ${path} keeps an entry: ${firstLine(stderr)}`)
     }
-    if (journal !== undefined) await system.removeFile(journal)
+    // What could not be taken away stays written down.
+    if (journal !== undefined && lines.length === 0) await system.removeFile(journal)
     return lines
   }
   if (journal !== undefined) await system.writeFile(journal, JSON.stringify(entries), 0o600)

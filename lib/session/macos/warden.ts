@@ -39,6 +39,8 @@ export interface MacParts {
   readonly launch: (request: MacLaunchRequest) => Promise<Running>
   readonly openAudit: () => Promise<MacAudit>
   readonly lock: <T>(work: () => Promise<T>) => Promise<T>
+  /** How other commands reach it; default: the socket. */
+  readonly serve?: typeof serveControl
 }
 
 export interface MacAudit {
@@ -71,6 +73,13 @@ export const caPaths = (stateDir: string, jail: string): { own: string; bundle: 
   own: `${stateDir}-ca/${jail}.pem`,
   bundle: `${stateDir}-ca/${jail}-bundle.pem`,
 })
+
+/** What `cleanLaunch` and the backend's `collect` can still do, if the registry says for whom. */
+const collected: readonly string[] = [
+  'remove the rules',
+  'take the shared workspace back',
+  'remove the certificate',
+]
 
 export class MacWarden {
   readonly #parts: MacParts
@@ -186,7 +195,8 @@ export class MacWarden {
       })
     this.#push('leave the registry', () => registry.remove(jail))
     const path = controlPath(this.#parts.settings.stateDir, jail)
-    const control = await serveControl(path, (request) => this.#answer(request))
+    const serve = this.#parts.serve ?? serveControl
+    const control = await serve(path, (request) => this.#answer(request))
     this.#push('close the control socket', () => control.close())
   }
 
@@ -342,7 +352,8 @@ export class MacWarden {
       sharePath(settings.stateDir, this.#plan.jail),
     )
     this.#push('take the shared workspace back', async () => {
-      for (const line of await unshare()) this.#events.onNotice(line)
+      const [line] = await unshare()
+      if (line !== undefined) throw new JailError('STATE', line)
     })
     this.#push('end the command', () => this.#endCommand())
     this.#running = await this.#parts.launch({
@@ -539,14 +550,17 @@ export class MacWarden {
 
   /** All of it, in reverse, whatever fails; what failed is reported and stays denied. */
   async #undoAll(): Promise<void> {
-    let left = false
+    let processesLeft = false
+    let isKept = false
     for (const { what, run } of this.#undo.splice(0).reverse()) {
       // Rules never leave while a process of the uid lives; the registry tells who clears the rest.
-      if (left && (what === 'remove the rules' || what === 'leave the registry')) continue
+      if (processesLeft && what === 'remove the rules') continue
+      if (isKept && what === 'leave the registry') continue
       try {
         await run()
       } catch (error) {
-        left ||= what === 'end the command' || what === 'remove the rules'
+        processesLeft ||= what === 'end the command'
+        isKept ||= processesLeft || collected.includes(what)
         this.#events.onNotice(
           `could not ${what}: ${errorMessage(error)}; clear it with: agentjail gc`,
         )
