@@ -6,6 +6,7 @@ import { requireCapabilities } from '../container/capabilities.js'
 import { JailError } from '../errors.js'
 import { loadConfig } from '../setup/config.js'
 import type { Config } from '../setup/config.js'
+import type { SetupStep } from '../setup/setup.js'
 import { realSystem } from '../system/real.js'
 import { findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
@@ -80,6 +81,26 @@ export async function openLinuxContext(
   const platform = linuxPlatform(() => context)
   const context: LinuxContext = { system, config, tools, registry, backend, platform }
   return context
+}
+
+/** What makes this machine ready; needs no privilege to be asked. */
+export async function openSetup(): Promise<readonly SetupStep[]> {
+  const config = await loadConfig()
+  if (process.platform === 'darwin') {
+    const { openMac } = await import('./macos/open.js')
+    const { macSetupSteps } = await import('../setup/macos.js')
+    const [, program = ''] = process.argv
+    const lock = <T>(work: () => Promise<T>): Promise<T> => withLock(config.stateDir, work)
+    return macSetupSteps({
+      ...openMac(realSystem(), config),
+      lock,
+      node: process.execPath,
+      program,
+    })
+  }
+  const { setupSteps } = await import('../setup/setup.js')
+  const { readDistro } = await import('../system/tools.js')
+  return await setupSteps({ system: realSystem(), config, distro: readDistro() })
 }
 
 /** The state directory, before the first change: what only looks makes nothing. */

@@ -1,4 +1,5 @@
 /** A whole session against the modelled Mac, then with a failure at every step of it, and a crash. */
+import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import type { Decision } from '../../lib/audit/record.js'
@@ -12,6 +13,7 @@ import type { Policy } from '../../lib/policy/types.js'
 import { collect } from '../../lib/session/collect.js'
 import type { GateProcess } from '../../lib/session/gate-process.js'
 import { openRegistry } from '../../lib/session/registry.js'
+import { macSetupSteps } from '../../lib/setup/macos.js'
 import { macPlatform } from '../../lib/session/macos/platform.js'
 import { darwinSystem } from '../../lib/session/macos/system.js'
 import { MacWarden, type MacParts } from '../../lib/session/macos/warden.js'
@@ -491,6 +493,21 @@ async function clear(mac: FakeMac, { parts }: Stage): Promise<void> {
   await backend.ensureStaticDeny(reserved)
   mac.forgetsProcesses = false
 }
+
+t.test('setup denies, now and at boot, and does nothing twice', async (t) => {
+  const mac = new FakeMac()
+  const { parts } = stage(mac, () => Promise.resolve({ code: 0 }))
+  const config = { ...settings, upstreams: [] }
+  const program = fileURLToPath(import.meta.url)
+  const steps = macSetupSteps({ ...parts, config, node: process.execPath, program })
+  for (const step of steps) await step.apply()
+  t.match(mac.state.pf.anchors['com.apple/agentjail'], /aj:base:deny-out-tcp/)
+  const path = '/Library/LaunchDaemons/org.agentjail.deny.plist'
+  t.match(mac.state.launchd['org.agentjail.deny'], { plist: path })
+  t.match(mac.state.files[path]?.text, new RegExp(`${program}.*setup`, 's'))
+  for (const { title, isDone } of steps)
+    t.equal(await isDone(), title !== 'static deny', `${title}: is done`)
+})
 
 t.test('processes as ps tells them', async (t) => {
   const mac = new FakeMac()

@@ -2,10 +2,8 @@
  * `agentjail setup`: makes this machine ready, step by step, each told and each idempotent.
  */
 import { JailError } from '../../errors.js'
-import { loadConfig } from '../../setup/config.js'
-import { type SetupStep, setupSteps } from '../../setup/setup.js'
-import { realSystem } from '../../system/real.js'
-import { readDistro } from '../../system/tools.js'
+import { openSetup } from '../../session/context.js'
+import type { SetupStep } from '../../setup/setup.js'
 import type { CommandIo } from '../io.js'
 
 export interface SetupArgs {
@@ -15,12 +13,7 @@ export interface SetupArgs {
 
 /** Exit 0: all is ready (or printed). Throws `JailError`: NOT_ROOT, TOOL_MISSING, STATE, ... */
 export async function setupCommand(args: SetupArgs, io: CommandIo): Promise<number> {
-  if (process.platform !== 'linux') {
-    io.stdout.write('nothing to install here: macOS has all that agentjail needs\n')
-    return 0
-  }
-  const context = { system: realSystem(), config: await loadConfig(), distro: readDistro() }
-  const steps = await setupSteps(context)
+  const steps = await openSetup()
   if (args.print) {
     for (const step of steps) await printStep(step, io)
     return 0
