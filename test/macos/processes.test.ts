@@ -21,6 +21,9 @@ import type { Decision } from '../../lib/audit/record.js'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import { launchMac } from '../../lib/launch/macos/launch.js'
 import type { Running } from '../../lib/launch/types.js'
+import { runCommand } from '../../lib/cli/commands/run.js'
+import { collectDead } from '../../lib/session/context.js'
+import { macPlatform } from '../../lib/session/macos/platform.js'
 import { compilePlan } from '../../lib/plan/compile.js'
 import { parseJailName } from '../../lib/plan/names.js'
 import type { Facts, Settings } from '../../lib/plan/types.js'
@@ -219,4 +222,49 @@ t.test('rules flushed by another tool are put back while it runs', async (t) => 
   })
   t.strictSame(ending, { code: 0 })
   t.match(notices.join('\n'), /pf rules were gone .* restored/)
+})
+
+t.test('the command line: run, and gc after a crash', async (t) => {
+  process.chdir(workspace)
+  const system = modelledSystem()
+  const config = { ...settings, upstreams: [] }
+  const registry = openRegistry(system, settings.stateDir)
+  const { stateDir, uidRange: range } = settings
+  const backend = pfBackend({ system, stateDir, range, ownAddresses: () => ['127.0.0.1'] })
+  const platform = macPlatform({
+    ...{ system, config, registry, backend },
+    openGate: (gate) => spawnMacGate({ ...gate, sandboxExec }),
+    launch: (launch) =>
+      launchMac(system, launch, ([program, ...args], { cwd, env }) =>
+        spawn(process.execPath, [main, stateFile, program, ...args], { cwd, env, stdio: 'ignore' }),
+      ),
+  })
+  const context = { system, config, registry, backend, platform }
+  let told = ''
+  const sink = { write: (text: string) => (told += text) !== '' }
+  const policyFile = join(dir, 'cli.yaml')
+  writeFileSync(policyFile, 'version: 1\nnetwork: { allow: [plain.example] }\n')
+  const args = {
+    ...{ policy: [policyFile], command: [process.execPath, '-e', client] as const, name: 'cli' },
+    ...{ isolation: 'namespace' as const, dryRun: false, json: false, quiet: false },
+    ...{ argv: [], script: '' },
+  }
+  const io = { stdout: sink, stderr: sink, env: {} }
+  const ending = await runCommand(args, io, () => Promise.resolve(context))
+  t.strictSame(ending, { code: 7 }, told)
+  t.match(told, /macOS has no isolation namespace: uid is used/)
+  t.match(told, /evil\.example/, 'the denial is in the summary')
+  t.strictSame(await registry.list(), [])
+  const account = (await platform.listAccounts()).find(({ comment }) => comment === 'agentjail cli')
+  t.match(account, { name: 'aj-cli' })
+
+  const entry = `user:aj-cli allow list`
+  await system.run(['/bin/chmod', '-R', '+a', entry, workspace])
+  writeFileSync(join(stateDir, 'shared-cli.json'), JSON.stringify([[entry, workspace]]))
+  const owner = { pid: 1, start: 1, boot: 'another' }
+  const dead = { v: 1, name: 'cli', uid: account?.uid, user: 'aj-cli', isolation: 'uid', owner }
+  writeFileSync(join(stateDir, 'jails', 'cli.json'), JSON.stringify(dead))
+  t.strictSame(await collectDead(context), { cleared: ['cli'], kept: [] })
+  const { acls } = JSON.parse(readFileSync(stateFile, 'utf8')) as MacState
+  t.notOk(Object.values(acls).flat().includes(entry), 'the workspace is taken back')
 })
