@@ -1,5 +1,5 @@
 /**
- * Runs every test file in a plain Node, two at a time, and closes with one line: `N passed, N failed`.
+ * Runs every test file in a plain Node, one at a time (they share the kernel's control groups and process ids), and closes with one line: `N passed, N failed`.
  * Not through tap's own runner: it adds an import to every Node that a test starts, and those are the very processes
  * under test. A file that fails, ends without a plan, is cut off by its time-out or asserts nothing counts as failed.
  */
@@ -12,7 +12,6 @@ const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const testDir = join(root, 'dist/test')
 /** Seconds; the slowest files build several labs on a busy machine. */
 const timeout = 900
-const jobs = 2
 
 interface Outcome {
   readonly file: string
@@ -84,22 +83,17 @@ const queue = readdirSync(testDir, { recursive: true, encoding: 'utf8' })
   .filter((name) => name.endsWith('.test.js') && !name.startsWith('fixtures/'))
   .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
   .sort()
-  // The longest first, so that the two lanes end together.
-  .sort((a, b) => Number(b.startsWith('system/')) - Number(a.startsWith('system/')))
   .map((name) => join(testDir, name))
 const outcomes: Outcome[] = []
-const lane = async (): Promise<void> => {
-  for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-    const outcome = await runFile(file)
-    outcomes.push(outcome)
-    const state = outcome.failed === 0 ? 'ok    ' : 'FAILED'
-    process.stdout.write(
-      `${state} ${outcome.file} (${outcome.passed} passed, ${outcome.failed} failed, ${outcome.seconds.toFixed(1)} s)\n`,
-    )
-    if (outcome.failed > 0) process.stdout.write(`${excerpt(outcome.output)}\n`)
-  }
+for (const file of queue) {
+  const outcome = await runFile(file)
+  outcomes.push(outcome)
+  const state = outcome.failed === 0 ? 'ok    ' : 'FAILED'
+  process.stdout.write(
+    `${state} ${outcome.file} (${outcome.passed} passed, ${outcome.failed} failed, ${outcome.seconds.toFixed(1)} s)\n`,
+  )
+  if (outcome.failed > 0) process.stdout.write(`${excerpt(outcome.output)}\n`)
 }
-await Promise.all(Array.from({ length: jobs }, lane))
 
 const sum = (member: 'passed' | 'failed'): number =>
   outcomes.reduce((total, outcome) => total + outcome[member], 0)

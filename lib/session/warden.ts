@@ -600,7 +600,10 @@ function withAccount(plan: Plan, account: Plan['account']): Plan {
     ...plan,
     account,
     network: { ...plan.network, uid: account.uid },
-    launch: { ...plan.launch, user: account },
+    // `verify` may launch under another user on purpose.
+    ...(plan.launch.user.uid === plan.account.uid
+      ? { launch: { ...plan.launch, user: account } }
+      : {}),
   }
 }
 

@@ -69,3 +69,6 @@ export type ServiceName = keyof typeof services
 
 /** The further address `mutable.example` may move to; the same server answers there. */
 export const elsewhere = { v4: '198.51.100.31', v6: '2001:db8:1::31' } as const
+
+/** Plain HTTP on a port that nothing inspects, at every address that has a web server. */
+export const plainPort = 8088

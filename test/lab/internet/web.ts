@@ -6,7 +6,7 @@
 import { createServer, type RequestListener } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import type { TLSSocket } from 'node:tls'
-import { services, type ServiceName } from '../addresses.js'
+import { plainPort, services, type ServiceName } from '../addresses.js'
 import type { leafMaker } from '../ca.js'
 import { ends, type Record } from './evil.js'
 import { github } from './git.js'
@@ -83,7 +83,7 @@ export const startWeb = (
   report: (served: Served) => void,
 ): Promise<unknown> => {
   const listen = listener(telegram, record, report)
-  const plainServer = createServer(listen)
+  const plainServers = [80, plainPort].map((port) => ({ port, server: createServer(listen) }))
   const tlsServer = createTlsServer(
     {
       SNICallback: (name, done) => {
@@ -97,7 +97,9 @@ export const startWeb = (
     record({ ...ends(socket), data: 'tls handshake not completed' })
   })
   return Promise.all([
-    new Promise<void>((resolve) => plainServer.listen(80, '::', resolve)),
+    ...plainServers.map(
+      ({ port, server }) => new Promise<void>((resolve) => server.listen(port, '::', resolve)),
+    ),
     new Promise<void>((resolve) => tlsServer.listen(443, '::', resolve)),
   ])
 }
