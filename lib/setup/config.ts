@@ -17,15 +17,16 @@ export interface Config extends Settings {
 }
 
 /** Where each platform keeps state that a restart clears, and what lasts. */
-const directories = {
+const { stateDir, homeDir } = {
   linux: { stateDir: '/run/agentjail', homeDir: '/var/lib/agentjail/home' },
   darwin: { stateDir: '/var/run/agentjail', homeDir: '/var/agentjail/home' },
-} as const
+}[process.platform === 'darwin' ? 'darwin' : 'linux']
 
 export const defaultConfig: Config = {
   uidRange: { first: 1_900_000_000, last: 1_900_099_999 },
-  ...directories[process.platform === 'darwin' ? 'darwin' : 'linux'],
+  stateDir,
   logDir: '/var/log/agentjail',
+  homeDir,
   gateUser: 'agentjail-gate',
   upstreams: [],
 }
