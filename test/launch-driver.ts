@@ -3,14 +3,17 @@
  * session does, prints events as JSON lines on descriptor 3 and ends as the command did.
  */
 import { writeSync } from 'node:fs'
-import { findLaunchTools } from '../lib/launch/launch-tools.js'
 import { launch } from '../lib/launch/launch.js'
 import type { LaunchSpec } from '../lib/launch/types.js'
+import { findTools } from '../lib/system/tools.js'
 
 interface Given extends Omit<LaunchSpec, 'env'> {
   readonly env: readonly [string, string][]
   readonly stagingDir: string
 }
+
+const programs = ['perl', 'setpriv', 'unshare', 'bwrap'] as const
+type Programs = Readonly<Record<(typeof programs)[number], string>>
 
 const given = JSON.parse(process.env['AGENTJAIL_TEST_SPEC'] ?? '') as Given
 const events = process.env['AGENTJAIL_TEST_EVENTS'] === undefined ? undefined : 3
@@ -19,9 +22,13 @@ const tell = (event: object): void => {
 }
 
 try {
+  const found = findTools(programs)
   const running = await launch(
     { ...given, env: new Map(given.env) },
-    findLaunchTools(given.stagingDir),
+    {
+      ...(Object.fromEntries(programs.map((name) => [name, found.get(name)])) as Programs),
+      stagingDir: given.stagingDir,
+    },
   )
   tell({
     type: 'started',

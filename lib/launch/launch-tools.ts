@@ -1,10 +1,6 @@
 /**
- * The programs that a launch runs, by absolute path.
- * Invariant: PATH is never searched; a program that someone other than root could change is refused.
+ * The programs that a launch runs, by absolute path; whoever launches has found and checked them (`lib/system/tools.ts`).
  */
-import { statSync } from 'node:fs'
-import { JailError } from '../errors.js'
-
 export interface LaunchTools {
   readonly perl: string
   readonly setpriv: string
@@ -15,35 +11,16 @@ export interface LaunchTools {
   readonly stagingDir: string
 }
 
-const directories = ['/usr/bin', '/bin', '/usr/sbin', '/sbin', '/usr/local/bin']
-const packages = { perl: 'perl-base', setpriv: 'util-linux', unshare: 'util-linux' } as const
-
-/** @throws JailError TOOL_MISSING */
-export function findLaunchTools(stagingDir = '/run/agentjail/stage'): LaunchTools {
-  const bwrap = find('bwrap')
+/** Of the tools a context has, those of a launch; mounts are staged below its state directory. */
+export function launchTools(
+  { perl, setpriv, unshare, bwrap }: Omit<LaunchTools, 'stagingDir'>,
+  stateDir: string,
+): LaunchTools {
   return {
-    perl: need('perl'),
-    setpriv: need('setpriv'),
-    unshare: need('unshare'),
+    perl,
+    setpriv,
+    unshare,
     ...(bwrap === undefined ? {} : { bwrap }),
-    stagingDir,
+    stagingDir: `${stateDir}/stage`,
   }
-}
-
-function need(name: keyof typeof packages): string {
-  const path = find(name)
-  if (path !== undefined) return path
-  throw new JailError('TOOL_MISSING', `${name} is not installed`, {
-    hint: `install ${packages[name]} (Debian, Ubuntu: apt-get install ${packages[name]})`,
-  })
-}
-
-function find(name: string): string | undefined {
-  for (const directory of directories) {
-    const path = `${directory}/${name}`
-    const stat = statSync(path, { throwIfNoEntry: false })
-    if (stat?.isFile() !== true) continue
-    if (stat.uid === 0 && (stat.mode & 0o022) === 0) return path
-  }
-  return undefined
 }

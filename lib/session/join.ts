@@ -3,11 +3,11 @@
  * Invariant: its end ends nothing else; the jail's end, however it comes, ends it.
  */
 import { JailError } from '../errors.js'
-import { findLaunchTools } from '../launch/launch-tools.js'
+import { launchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
 import type { Ending, LaunchSpec } from '../launch/types.js'
 import type { JailName } from '../plan/names.js'
-import type { Context } from './context.js'
+import type { LinuxContext } from './context.js'
 import { controlPath, converse } from './control.js'
 import type { SignalRelay } from './signals.js'
 
@@ -24,7 +24,7 @@ export function joinable(launched: LaunchSpec): Joinable {
 
 /** Asks the jail's warden how, launches, waits. Throws NAME_UNKNOWN, STATE, LAUNCH. */
 export async function joinJail(
-  { registry, config }: Context,
+  { registry, config, tools }: LinuxContext,
   jail: JailName,
   command: readonly [string, ...string[]],
   signals: SignalRelay,
@@ -45,7 +45,7 @@ export async function joinJail(
   try {
     const running = await launch(
       { ...spec, env: new Map(env), command, joins: true },
-      findLaunchTools(`${config.stateDir}/stage`),
+      launchTools(tools, config.stateDir),
     )
     void over.then(() => {
       running.kill()

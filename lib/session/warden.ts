@@ -12,7 +12,7 @@ import type { GatePort, NetworkHold } from '../backend/types.js'
 import { ensureAccount, ensureGateUser, findAccount } from '../account/linux.js'
 import { errorMessage, JailError } from '../errors.js'
 import type { FromGate, GatePolicy, PinRequest } from '../gate/protocol.js'
-import { findLaunchTools } from '../launch/launch-tools.js'
+import { launchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
 import type { Ending, LaunchSpec, Running } from '../launch/types.js'
 import type { Facts, Plan } from '../plan/types.js'
@@ -314,7 +314,7 @@ export class Warden {
     })
     const running = await launch(
       this.#spec(hold),
-      findLaunchTools(`${this.#context.config.stateDir}/stage`),
+      launchTools(this.#context.tools, this.#context.config.stateDir),
       go,
     )
     this.#running = running
