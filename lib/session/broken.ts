@@ -3,7 +3,7 @@
  * Invariant: nothing in them is believed; the account of that name, if it is ours, is emptied of processes first.
  */
 import { errorMessage } from '../errors.js'
-import { endProcesses } from './collect.js'
+import { endProcesses } from './processes.js'
 import type { Collected } from './collect.js'
 import type { Context } from './context.js'
 

@@ -5,6 +5,7 @@
 import type { Backend } from '../backend/types.js'
 import { errorMessage } from '../errors.js'
 import type { System } from '../system/types.js'
+import { endProcesses } from './processes.js'
 import { isAlive } from './registry.js'
 import type { Registry, RegistryEntry } from './registry.js'
 
@@ -59,20 +60,4 @@ async function clear(
   })
   await cleanLaunch(entry)
   await registry.remove(entry.name)
-}
-
-/** SIGKILL to every process of the uid until none is left. Throws when some stay. */
-export async function endProcesses(system: System, uid: number): Promise<void> {
-  const deadline = system.monotonic() + 5_000
-  for (;;) {
-    const alive = await system.processesOf(uid)
-    if (alive.length === 0) return
-    for (const pid of alive) system.kill(pid, 'SIGKILL')
-    if (system.monotonic() > deadline) {
-      throw new Error(
-        `${alive.length} processes of uid ${uid} do not end (first: ${alive[0] ?? ''}); the rules stay`,
-      )
-    }
-    await system.sleep(10)
-  }
 }

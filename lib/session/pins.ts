@@ -1,14 +1,31 @@
 /**
- * What the warden takes of a gate's request for a pin. Pure.
+ * What the warden takes of a gate's request for a pin.
  * Invariant: an address goes into the kernel only for a grant that exists, and never a private or own one unasked.
  */
-import { JailError } from '../errors.js'
+import { errorMessage, JailError } from '../errors.js'
 import type { GatePolicy, PinRequest } from '../gate/protocol.js'
-import type { Pin } from '../backend/types.js'
+import type { NetworkHold, Pin } from '../backend/types.js'
 import { canonicalAddress, classifyAddress, contains } from '../policy/addresses.js'
 
 const maxPins = 64
 const maxSeconds = 3600
+
+/** Puts it into the kernel: true once it is in force. What is refused is told. */
+export async function takePin(
+  request: PinRequest,
+  hold: Pick<NetworkHold, 'pin'> | undefined,
+  policy: GatePolicy,
+  hostAddresses: readonly string[],
+  onNotice: (text: string) => void,
+): Promise<boolean> {
+  try {
+    await hold?.pin(checkPin(request, policy, hostAddresses))
+    return true
+  } catch (error) {
+    onNotice(`a pin was refused: ${errorMessage(error)}`)
+    return false
+  }
+}
 
 /** Throws on anything that the policy does not cover: the gate parses what strangers send, and may be theirs. */
 export function checkPin(

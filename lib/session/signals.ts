@@ -29,8 +29,6 @@ const groupWindow = 40
 export interface SignalRelay {
   /** From here on signals go to this command; those that came before are delivered first. */
   attach(running: Running): void
-  /** The last termination signal that came before a command was there to take it. */
-  early(): NodeJS.Signals | undefined
   /** The command is about to be stopped by the warden itself, which goes on: until the result is called. */
   ownStop(): () => void
   detach(): void
@@ -73,8 +71,6 @@ export function relaySignals(): SignalRelay {
       })
       for (const signal of pending) command.signal(signal)
     },
-    early: () =>
-      pending.find((signal) => ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'].includes(signal)),
     ownStop: () => {
       ownStops += 1
       return () => {

@@ -3,7 +3,7 @@
  * Invariant: `isolation` is always `uid`; who named another is told.
  */
 import { findMacAccount, listMacAccounts, removeMacAccount } from '../../account/macos.js'
-import { type AuditLog, openAuditLog } from '../../audit/log.js'
+import type { AuditLog } from '../../audit/log.js'
 import { isCanonical } from '../../audit/terminal.js'
 import type { Backend } from '../../backend/types.js'
 import { JailError } from '../../errors.js'
@@ -15,6 +15,7 @@ import type { Config } from '../../setup/config.js'
 import type { System } from '../../system/types.js'
 import { controlPath } from '../control.js'
 import type { GateProcess } from '../gate-process.js'
+import { openJailLog } from '../jail-log.js'
 import { withLock } from '../lock.js'
 import type { JailWarden, Platform, WardenEvents } from '../platform.js'
 import type { Registry } from '../registry.js'
@@ -73,14 +74,7 @@ function macWarden(
   const { config } = parts
   let audit: AuditLog | undefined
   const openAudit = async (): Promise<AuditLog> => {
-    audit = await openAuditLog({
-      dir: config.logDir,
-      jail: plan.jail,
-      uid: plan.account.uid,
-      onTrouble: (message) => {
-        if (message !== undefined) events.onNotice(`the audit log cannot be written: ${message}`)
-      },
-    })
+    audit = await openJailLog(config, plan, events.onNotice)
     return audit
   }
   return {

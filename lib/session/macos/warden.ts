@@ -8,24 +8,27 @@ import { rootCertificates } from 'node:tls'
 import { listRecords } from '../../account/dscl.js'
 import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
 import type { Decision } from '../../audit/record.js'
-import { sanitiseDecisions } from '../../audit/sanitise.js'
 import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
-import { errorMessage, JailError } from '../../errors.js'
+import { JailError } from '../../errors.js'
 import type { FromGate, GateConfig, GatePolicy, Listener } from '../../gate/protocol.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
 import { shareWorkspace } from '../../launch/macos/workspace.js'
 import type { Ending, Running } from '../../launch/types.js'
-import { compilePlan } from '../../plan/compile.js'
+import { wantsCa } from '../../plan/compile.js'
 import type { Facts, Plan, Settings } from '../../plan/types.js'
 import type { PortRange } from '../../policy/types.js'
 import type { System } from '../../system/types.js'
-import { policyFromJson, policyToJson } from '../../policy/json.js'
-import type { JailStatus } from '../../status/status.js'
-import { endProcesses } from '../collect.js'
-import { controlPath, serveControl, type ControlRequest } from '../control.js'
+import { Answers } from '../answers.js'
+import { claimName } from '../claim.js'
+import { endProcesses, refuseShared } from '../processes.js'
+import { controlPath, serveControl } from '../control.js'
 import type { GateProcess, ListenerSpec, OpenedListener } from '../gate-process.js'
-import { checkPin } from '../pins.js'
-import { ownIdentity, type Registry } from '../registry.js'
+import { HeldCommand } from '../held-command.js'
+import { Ledger, type LedgerLog } from '../ledger.js'
+import { takePin } from '../pins.js'
+import type { Registry, RegistryEntry } from '../registry.js'
+import { replan } from '../replan.js'
+import { Undo } from '../undo.js'
 import { watch, type Watch } from '../watch.js'
 import type { MacGateRequest } from './gate.js'
 
@@ -43,9 +46,7 @@ export interface MacParts {
   readonly serve?: typeof serveControl
 }
 
-export interface MacAudit {
-  write(decisions: readonly Decision[]): void
-  drop(count: number): void
+export interface MacAudit extends LedgerLog {
   close(): Promise<void>
 }
 
@@ -74,38 +75,41 @@ export const caPaths = (stateDir: string, jail: string): { own: string; bundle: 
   bundle: `${stateDir}-ca/${jail}-bundle.pem`,
 })
 
-/** What `cleanLaunch` and the backend's `collect` can still do, if the registry says for whom. */
-const collected: readonly string[] = [
-  'remove the rules',
-  'take the shared workspace back',
-  'remove the certificate',
-]
-
 export class MacWarden {
   readonly #parts: MacParts
   #plan: Plan
   readonly #facts: Facts
   readonly #events: MacEvents
-  readonly #undo: { readonly what: string; readonly run: () => Promise<unknown> }[] = []
+  readonly #undo: Undo
+  readonly #ledger: Ledger
+  readonly #command: HeldCommand
+  readonly #answers: Answers
   readonly #token = randomBytes(24).toString('base64url')
-  #audit: MacAudit | undefined
+  #entry: RegistryEntry | undefined
   #hold: NetworkHold | undefined
   #gate: GateProcess | undefined
-  #running: Running | undefined
   #policy: GatePolicy
   #serial = 0
-  #since = 0
-  readonly #tally = { allowed: 0, denied: 0, up: 0, down: 0 }
-  /** Changes of the policy go one at a time. */
-  #changes: Promise<unknown> = Promise.resolve()
-  #ending = false
-
   constructor(parts: MacParts, plan: Plan, facts: Facts, events: MacEvents) {
     this.#parts = parts
     this.#plan = plan
     this.#policy = plan.gate
     this.#facts = facts
     this.#events = events
+    this.#undo = new Undo(events.onNotice)
+    this.#ledger = new Ledger(events.onDecisions)
+    this.#command = new HeldCommand(plan.jail, events.onNotice)
+    this.#answers = new Answers({
+      command: this.#command,
+      ledger: this.#ledger,
+      plan: () => this.#plan,
+      since: () => this.#entry?.since ?? 0,
+      pins: () => 0,
+      reload: (policy) => this.reload(policy),
+      join: () => {
+        throw new JailError('PLATFORM', 'a running jail cannot be joined on macOS')
+      },
+    })
   }
 
   /** Claims, installs, launches, waits, undoes. Throws when the command was not launched. */
@@ -113,8 +117,8 @@ export class MacWarden {
     try {
       return await this.#supervise(await this.#start())
     } finally {
-      this.#ending = true
-      await this.#undoAll()
+      this.#command.beginEnd()
+      await this.#undo.all()
     }
   }
 
@@ -123,33 +127,23 @@ export class MacWarden {
    * At no point is more open than both policies together allow; what fails puts the old policy back.
    */
   async reload(policy: Plan['policy']): Promise<{ readonly cut: number }> {
+    this.#command.live()
     const hold = this.#hold
-    if (hold === undefined || this.#running === undefined || this.#ending)
-      throw new JailError('NAME_UNKNOWN', `jail ${this.#plan.jail} does not run`)
-    const { jail, launch: spec, policies } = this.#plan
-    const known = this.#policy.credentials.filter(({ id }) => policy.credentials.has(id))
-    const request = {
-      jail,
-      command: spec.command,
-      cwd: spec.cwd,
-      isolation: 'uid',
-      policies,
-    } as const
-    const plan = compilePlan(policy, this.#facts, request, known)
-    refuseUnloadable(this.#plan, this.#policy, plan)
-    const network = { ...plan.network, uid: this.#plan.network.uid }
+    if (hold === undefined) throw new Error('there is no network yet')
+    const plan = replan(this.#plan, this.#policy, policy, this.#facts)
+    refuseUnloadable(this.#plan, plan)
     const before = this.#policy
     const cut = await this.#updateGate(plan.gate)
     this.#policy = plan.gate
     try {
-      await this.#parts.lock(() => hold.update(network))
+      await this.#parts.lock(() => hold.update(plan.network))
     } catch (error) {
       this.#policy = before
       await this.#updateGate(before)
       throw error
     }
-    this.#plan = { ...plan, network, account: this.#plan.account, launch: this.#plan.launch }
-    this.#events.onPolicy?.(this.#plan)
+    this.#plan = plan
+    this.#events.onPolicy?.(plan)
     return { cut }
   }
 
@@ -158,9 +152,10 @@ export class MacWarden {
     const { network } = this.#plan
     await this.#claim()
     const gateUser = await lock(() => this.#prepareMachine())
-    this.#audit = await this.#parts.openAudit()
-    this.#push('close the audit log', async () => this.#audit?.close())
-    this.#push('remove the rules', () => lock(() => this.#removeRules()))
+    const audit = await this.#parts.openAudit()
+    this.#ledger.writeTo(audit)
+    this.#undo.push('close the audit log', 'nothing', () => audit.close())
+    this.#undo.push('remove the rules', 'rules', () => lock(() => this.#removeRules()))
     const hold = await lock(() => backend.open(network))
     this.#hold = hold
     const listeners = await this.#openGate(gateUser)
@@ -170,88 +165,15 @@ export class MacWarden {
   }
 
   async #claim(): Promise<void> {
-    const { system, registry } = this.#parts
-    const { account, jail, launch, policy } = this.#plan
-    this.#since = system.now()
-    const claimed = await registry.claim({
-      v: 1,
-      name: jail,
-      uid: account.uid,
-      gid: account.gid,
-      user: account.name,
-      home: account.home,
-      isolation: 'uid',
-      policy: policy.source,
-      policies: this.#plan.policies,
-      cwd: launch.cwd,
-      command: launch.command,
-      since: this.#since,
-      owner: await ownIdentity(system),
-      phase: 'starting',
-    })
-    if (!claimed)
-      throw new JailError('NAME_TAKEN', `jail ${jail} is running already`, {
-        hint: `choose another name: --name ${jail}-2`,
-      })
-    this.#push('leave the registry', () => registry.remove(jail))
-    const path = controlPath(this.#parts.settings.stateDir, jail)
+    const { system, registry, settings } = this.#parts
+    const { jail } = this.#plan
+    this.#entry = await claimName(system, registry, this.#plan)
+    this.#undo.push('leave the registry', 'entry', () => registry.remove(jail))
     const serve = this.#parts.serve ?? serveControl
-    const control = await serve(path, (request) => this.#answer(request))
-    this.#push('close the control socket', () => control.close())
-  }
-
-  async #answer(request: ControlRequest): Promise<unknown> {
-    switch (request.op) {
-      case 'status':
-        return this.#status()
-      case 'policy':
-        return policyToJson(this.#plan.policy)
-      case 'reload': {
-        const change = this.#changes.then(() => this.#change(request))
-        this.#changes = change.catch(() => undefined)
-        return await change
-      }
-      case 'join':
-        throw new JailError('PLATFORM', 'a running jail cannot be joined on macOS')
-      case 'stop': {
-        const running = this.#running
-        if (running === undefined || this.#ending)
-          throw new JailError('STATE', `jail ${this.#plan.jail} is not running yet, or is ending`, {
-            hint: 'try again',
-          })
-        stop(running)
-        return {}
-      }
-    }
-  }
-
-  async #change({ policy, base }: Extract<ControlRequest, { op: 'reload' }>): Promise<unknown> {
-    if (base !== undefined && base !== policyToJson(this.#plan.policy))
-      throw new JailError('STATE', 'the policy was changed meanwhile', { hint: 'try again' })
-    const next = policyFromJson(policy)
-    if (next === undefined)
-      throw new JailError(
-        'POLICY_INVALID',
-        'the policy was written by another version of agentjail',
-      )
-    return await this.reload(next)
-  }
-
-  #status(): JailStatus {
-    const { jail, policy, account, launch } = this.#plan
-    return {
-      name: jail,
-      policy: policy.name,
-      user: account.name,
-      uid: account.uid,
-      isolation: 'uid',
-      phase: this.#ending ? 'ending' : this.#running === undefined ? 'starting' : 'running',
-      since: this.#since,
-      command: launch.command,
-      ...this.#tally,
-      pins: 0,
-      warnings: [],
-    }
+    const control = await serve(controlPath(settings.stateDir, jail), (request) =>
+      this.#answers.answer(request),
+    )
+    this.#undo.push('close the control socket', 'nothing', () => control.close())
   }
 
   /** Under the lock. */
@@ -261,26 +183,20 @@ export class MacWarden {
     await backend.ensureStaticDeny(settings.uidRange)
     const gateUser = await ensureMacGateUser(system, settings)
     await ensureMacAccount(system, settings, account, jail, this.#events.onNotice)
-    const left = await system.processesOf(account.uid)
-    if (left.length > 0)
-      throw new JailError(
-        'ACCOUNT',
-        `user ${account.name} has processes already (first: ${String(left[0])})`,
-        { hint: 'end them first: they would share the jail' },
-      )
+    await refuseShared(system, account)
     return gateUser
   }
 
   async #openGate(user: { uid: number; gid: number }): Promise<readonly OpenedListener[]> {
     const gate = this.#parts.openGate({ node: this.#facts.nodePath, specs: this.#specs(), user })
     this.#gate = gate
-    this.#push('end the gate', () => this.#endGate(gate))
+    this.#undo.push('end the gate', 'nothing', () => this.#endGate(gate))
     gate.onMessage((message) => {
       this.#hear(gate, message)
     })
     gate.onExit((why) => {
       // Its end closes the jail's way out; the command must not go on half served.
-      this.#fail(`the gate ended: ${why}`)
+      this.#command.fail(`the gate ended: ${why}`)
     })
     return await gate.listeners
   }
@@ -330,7 +246,7 @@ export class MacWarden {
       mode: policy.transparent ? 'redirect' : 'proxy',
       listeners: listeners.map(toListener),
       policy: gate,
-      wantCa: gate.grants.some(({ inspect }) => inspect === 'http'),
+      wantCa: wantsCa(gate),
       hostAddresses: this.#facts.hostAddresses,
       upstreams: this.#facts.resolvers,
       ...(policy.transparent ? {} : { proxyToken: this.#token }),
@@ -351,12 +267,12 @@ export class MacWarden {
       await this.#callerName(),
       sharePath(settings.stateDir, this.#plan.jail),
     )
-    this.#push('take the shared workspace back', async () => {
+    this.#undo.push('take the shared workspace back', 'owed', async () => {
       const [line] = await unshare()
       if (line !== undefined) throw new JailError('STATE', line)
     })
-    this.#push('end the command', () => this.#endCommand())
-    this.#running = await this.#parts.launch({
+    this.#undo.push('end the command', 'processes', () => this.#endCommand())
+    const running = await this.#parts.launch({
       spec,
       ...(proxy === undefined ? {} : { proxy: { port: proxy.actual, token: this.#token } }),
       ...(own === undefined ? {} : { ca: own }),
@@ -374,13 +290,13 @@ export class MacWarden {
       transparent: policy.transparent,
       hidden: [settings.stateDir, settings.logDir],
     })
-    for (const note of this.#running.notes) this.#events.onNotice(note)
+    this.#command.attach(running)
     if (policy.transparent)
       this.#events.onNotice(
         'transparent: the command may use the system resolver, which answers every name: queries can carry data out',
       )
-    this.#events.onRunning(this.#running)
-    return this.#running
+    this.#events.onRunning(running)
+    return running
   }
 
   async #callerName(): Promise<string | undefined> {
@@ -402,7 +318,7 @@ export class MacWarden {
   async #writeCa(pem: string): Promise<{ own: string; bundle: string }> {
     const { system, settings } = this.#parts
     const { own, bundle } = caPaths(settings.stateDir, this.#plan.jail)
-    this.#push('remove the certificate', async () => {
+    this.#undo.push('remove the certificate', 'owed', async () => {
       await system.removeFile(own)
       await system.removeFile(bundle)
     })
@@ -414,21 +330,19 @@ export class MacWarden {
 
   async #supervise(running: Running): Promise<Ending> {
     const { registry } = this.#parts
-    const entry = await registry.read(this.#plan.jail)
-    if (entry !== undefined)
-      await registry.update({ ...entry, initPid: running.initPid, phase: 'running' })
-    const denials = setInterval(() => void this.#readDenials(), denialInterval)
+    if (this.#entry !== undefined)
+      await registry.update({ ...this.#entry, initPid: running.initPid, phase: 'running' })
+    const denials = setInterval(() => void this.#ledger.read(this.#hold), denialInterval)
     const guard = this.#startWatch()
-    const { time } = this.#plan.policy.limits
-    const limit = time === undefined ? undefined : this.#limitTime(running, time)
+    const limit = this.#command.limit(this.#plan.policy.limits.time)
     try {
       return await running.ended
     } finally {
-      this.#ending = true
+      this.#command.beginEnd()
       clearInterval(denials)
       clearTimeout(limit)
       await guard?.stop()
-      await this.#readDenials()
+      await this.#ledger.read(this.#hold)
       for (const hit of await running.limitsHit()) this.#events.onNotice(hit)
     }
   }
@@ -444,28 +358,15 @@ export class MacWarden {
           this.#events.onNotice('the pf rules were gone (another tool?) and have been restored')
         },
         onLost: (why) => {
-          this.#fail(`the pf rules cannot be restored: ${why}`)
+          this.#command.fail(`the pf rules cannot be restored: ${why}`)
         },
       },
     )
   }
 
-  #limitTime(running: Running, seconds: number): NodeJS.Timeout {
-    return setTimeout(() => {
-      this.#events.onNotice(
-        `the run time limit of ${String(seconds)} s is reached: the command is ended`,
-      )
-      stop(running)
-    }, seconds * 1000)
-  }
-
   #hear(gate: GateProcess, message: FromGate): void {
     if (message.type === 'decisions') {
-      // What the gate says may be anything.
-      const { decisions, bad } = sanitiseDecisions(message.decisions)
-      this.#record(decisions)
-      this.#audit?.drop(bad)
-      this.#audit?.drop(message.dropped)
+      this.#ledger.hear(message)
     } else if (message.type === 'pin') {
       void this.#pin(gate, message)
     } else if (message.type === 'fatal') {
@@ -474,53 +375,25 @@ export class MacWarden {
   }
 
   async #pin(gate: GateProcess, request: Extract<FromGate, { type: 'pin' }>): Promise<void> {
-    let ok = false
-    try {
-      await this.#hold?.pin(checkPin(request, this.#policy, this.#facts.hostAddresses))
-      ok = true
-    } catch (error) {
-      this.#events.onNotice(`a pin was refused: ${errorMessage(error)}`)
-    }
+    const { onNotice } = this.#events
+    const { hostAddresses } = this.#facts
+    // In a reload the gate names grants as the new policy does, before the kernel knows them.
+    await this.#answers.settled
+    const ok = await takePin(request, this.#hold, this.#policy, hostAddresses, onNotice)
     gate.send({ type: 'pinned', serial: request.serial, ok })
-  }
-
-  #record(decisions: readonly Decision[]): void {
-    if (decisions.length === 0) return
-    this.#audit?.write(decisions)
-    for (const { verdict, up, down, count } of decisions) {
-      this.#tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1
-      this.#tally.up += up ?? 0
-      this.#tally.down += down ?? 0
-    }
-    this.#events.onDecisions(decisions)
-  }
-
-  async #readDenials(): Promise<void> {
-    try {
-      this.#record((await this.#hold?.denials()) ?? [])
-    } catch {
-      // The state file cannot be read for a moment: the watch deals with it.
-    }
-  }
-
-  #fail(why: string): void {
-    if (this.#ending || this.#running === undefined) return
-    this.#events.onNotice(`${why}; the command is ended`)
-    this.#running.kill()
   }
 
   /** The user's whole launchd domain, then what is left of the uid; confirmed before any rule goes. */
   async #endCommand(): Promise<void> {
     const { system } = this.#parts
     const { uid } = this.#plan.account
-    this.#running?.kill()
+    this.#command.running?.kill()
     await system.run([launchctl, 'bootout', `user/${String(uid)}`]).catch(() => undefined)
     await endProcesses(system, uid)
-    await this.#running?.ended
+    await this.#command.kill()
   }
 
   async #endGate(gate: GateProcess): Promise<void> {
-    this.#ending = true
     const gone = new Promise<void>((resolve) => {
       gate.onExit(() => {
         resolve()
@@ -543,38 +416,6 @@ export class MacWarden {
       await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
     }
   }
-
-  #push(what: string, run: () => Promise<unknown>): void {
-    this.#undo.push({ what, run })
-  }
-
-  /** All of it, in reverse, whatever fails; what failed is reported and stays denied. */
-  async #undoAll(): Promise<void> {
-    let processesLeft = false
-    let isKept = false
-    for (const { what, run } of this.#undo.splice(0).reverse()) {
-      // Rules never leave while a process of the uid lives; the registry tells who clears the rest.
-      if (processesLeft && what === 'remove the rules') continue
-      if (isKept && what === 'leave the registry') continue
-      try {
-        await run()
-      } catch (error) {
-        processesLeft ||= what === 'end the command'
-        isKept ||= processesLeft || collected.includes(what)
-        this.#events.onNotice(
-          `could not ${what}: ${errorMessage(error)}; clear it with: agentjail gc`,
-        )
-      }
-    }
-  }
-}
-
-/** The command's grace between the two is in milliseconds. */
-function stop(running: Running): void {
-  running.signal('SIGTERM')
-  setTimeout(() => {
-    running.kill()
-  }, 5_000).unref()
 }
 
 function toListener({ fd, proto, role, port, family }: OpenedListener): Listener {
@@ -582,21 +423,13 @@ function toListener({ fd, proto, role, port, family }: OpenedListener): Listener
 }
 
 /** What was settled at the launch and cannot be changed under a running command. */
-function refuseUnloadable(before: Plan, policy: GatePolicy, after: Plan): void {
+function refuseUnloadable(before: Plan, after: Plan): void {
   const restart = { hint: 'end the jail and start it with the new policy' }
   if (before.policy.transparent !== after.policy.transparent)
     throw new JailError('POLICY_INVALID', '"transparent" cannot change in a running jail', restart)
   const ports = (plan: Plan): string => JSON.stringify([plan.network.gateTcp, plan.network.gateUdp])
   if (after.policy.transparent && ports(before) !== ports(after))
     throw new JailError('POLICY_INVALID', 'other inspected ports need new listeners', restart)
-  const inspects = (gate: GatePolicy): boolean =>
-    gate.grants.some(({ inspect }) => inspect === 'http')
-  if (inspects(after.gate) && !inspects(policy))
-    throw new JailError(
-      'POLICY_INVALID',
-      '"inspect: http" needs a certificate in the jail',
-      restart,
-    )
   if (isWider(before, after))
     throw new JailError(
       'POLICY_INVALID',

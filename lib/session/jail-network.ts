@@ -1,0 +1,208 @@
+/**
+ * The network of one jail on Linux: what holds it in the kernel, and its gate.
+ * Invariant: a change leaves both with the new policy or both with the old one, or ends the command.
+ */
+import type { GatePort, NetworkHold } from '../backend/types.js'
+import { errorMessage } from '../errors.js'
+import type { GatePolicy } from '../gate/protocol.js'
+import { wantsCa } from '../plan/compile.js'
+import type { Facts, Plan } from '../plan/types.js'
+import type { LinuxContext } from './context.js'
+import { GateKeeper } from './gate-keeper.js'
+import type { HeldCommand } from './held-command.js'
+import type { Ledger } from './ledger.js'
+import { withLock } from './lock.js'
+import { takePin } from './pins.js'
+import { replan } from './replan.js'
+import type { Undo } from './undo.js'
+
+export interface JailNetworkOptions {
+  readonly context: LinuxContext
+  readonly facts: Facts
+  readonly upstreamCa: string | undefined
+  readonly undo: Undo
+  readonly ledger: Ledger
+  readonly command: HeldCommand
+  readonly onNotice: (text: string) => void
+  /** Settles when no change of the policy is under way. */
+  readonly settled: () => Promise<unknown>
+}
+
+/** A gate that starts. */
+export interface StartingGate {
+  /** Its sockets listen, and the jail's packets are led to them. */
+  readonly connected: Promise<void>
+  /** PEM of its CA, where the policy wants one. */
+  readonly ca: string | undefined
+  /** From here on its end is answered by a new one, once, and what failed until now by the command's end. */
+  guard(): void
+}
+
+export class JailNetwork {
+  readonly #options: JailNetworkOptions
+  readonly hold: NetworkHold
+  #plan: Plan
+  /** What the gate enforces. */
+  #policy: GatePolicy
+  #keeper: GateKeeper | undefined
+  #pins = 0
+
+  private constructor(options: JailNetworkOptions, plan: Plan, hold: NetworkHold) {
+    this.#options = options
+    this.#plan = plan
+    this.#policy = plan.gate
+    this.hold = hold
+  }
+
+  /** The jail's rules are in and read back, or the undo clears them. */
+  static async open(options: JailNetworkOptions, plan: Plan): Promise<JailNetwork> {
+    const { context, undo } = options
+    const { backend, config } = context
+    const { jail, network } = plan
+    const hold = await backend.open(network)
+    undo.push('remove the rules', 'rules', async () => {
+      if (network.isolation === 'namespace') {
+        await hold.close()
+        return
+      }
+      await withLock(config.stateDir, async () => {
+        await hold.close()
+        await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
+      })
+    })
+    return new JailNetwork(options, plan, hold)
+  }
+
+  get netns(): string | undefined {
+    return this.hold.netns
+  }
+
+  get gatePid(): number | undefined {
+    return this.#keeper?.pid
+  }
+
+  /** As the gate counted them last. */
+  get pins(): number {
+    return this.#pins
+  }
+
+  /**
+   * Resolves as soon as the command may be launched towards it: the command itself must wait for `connected`.
+   * With a CA only once the gate is ready, since the command must trust it from its start.
+   */
+  async startGate(user: { readonly uid: number; readonly gid: number }): Promise<StartingGate> {
+    const keeper = this.#keep(user)
+    let ready: Promise<string | undefined> = Promise.resolve(undefined)
+    const connected = keeper.open().then(async (ports) => {
+      ready = keeper.start()
+      ready.catch(() => undefined)
+      await this.#connect(ports)
+    })
+    connected.catch(() => undefined)
+    let ca: string | undefined
+    if (wantsCa(this.#policy)) {
+      await connected
+      ca = await ready
+    }
+    return {
+      connected,
+      ca,
+      guard: () => {
+        keeper.guard()
+        ready.catch((error: unknown) => {
+          if (keeper.restarts === 0) this.#options.command.fail(errorMessage(error))
+        })
+      },
+    }
+  }
+
+  /** In `uid` isolation the command's own sockets are on the host's loopback already. */
+  async serveLoopback(user: { readonly uid: number; readonly gid: number }): Promise<void> {
+    const ports = this.#plan.network.loopbackListen
+    const { netns } = this
+    if (ports.length === 0 || netns === undefined) return
+    const { openInward } = await import('./inward.js')
+    const inward = await openInward({ tools: this.#tools(), netns, ports, user })
+    this.#options.undo.push('close the loopback ports', 'nothing', () =>
+      Promise.resolve(inward.close()),
+    )
+  }
+
+  /** Asks the gate for its numbers. */
+  ping(): void {
+    this.#keeper?.ping()
+  }
+
+  /**
+   * New sockets, to which nothing leads yet; the gate, which cuts what is withdrawn; the kernel, in one transaction.
+   * At no point is more open than both policies together allow; what fails puts the old policy back.
+   */
+  async reload(policy: Plan['policy']): Promise<{ readonly plan: Plan; readonly cut: number }> {
+    const keeper = this.#keeper
+    if (keeper === undefined) throw new Error('there is no gate yet')
+    const before = this.#policy
+    const plan = replan(this.#plan, before, policy, this.#options.facts)
+    const ports = await keeper.prepare(plan.network)
+    const cut = await keeper.update(plan.gate)
+    this.#policy = plan.gate
+    try {
+      const update = (): Promise<void> => this.hold.update(plan.network, ports)
+      await this.#locked(update)
+    } catch (error) {
+      this.#policy = before
+      await keeper.update(before)
+      throw error
+    }
+    this.#plan = plan
+    return { plan, cut }
+  }
+
+  #keep(user: { readonly uid: number; readonly gid: number }): GateKeeper {
+    const { facts, upstreamCa, undo, ledger, command, onNotice, settled } = this.#options
+    const keeper = new GateKeeper({
+      tools: this.#tools(),
+      user,
+      netns: this.netns,
+      config: {
+        jail: this.#plan.jail,
+        mode: this.netns === undefined ? 'redirect' : 'namespace',
+        hostAddresses: facts.hostAddresses,
+        upstreams: facts.resolvers,
+        ...(upstreamCa === undefined ? {} : { upstreamCa }),
+      },
+      now: () => ({ network: this.#plan.network, policy: this.#policy }),
+      connect: (ports) => this.#connect(ports),
+      onMessage: (message) => {
+        if (message.type === 'pong') this.#pins = message.stats.pins
+        else if (message.type === 'decisions') ledger.hear(message)
+        else onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
+      },
+      onPin: async (request) => {
+        // In a reload the gate names grants as the new policy does, before the kernel knows them.
+        await settled()
+        return await takePin(request, this.hold, this.#policy, facts.hostAddresses, onNotice)
+      },
+      onNotice,
+      onFailed: (why) => {
+        command.fail(why)
+      },
+    })
+    this.#keeper = keeper
+    undo.push('end the gate', 'nothing', () => keeper.end())
+    return keeper
+  }
+
+  #tools() {
+    const { perl, nsenter, setpriv, bwrap } = this.#options.context.tools
+    return { perl, nsenter, setpriv, bwrap, node: this.#options.facts.nodePath }
+  }
+
+  #connect(ports: readonly GatePort[]): Promise<void> {
+    return this.#locked(() => this.hold.connectGate(ports))
+  }
+
+  /** A namespace of its own is shared with nobody. */
+  #locked(work: () => Promise<void>): Promise<void> {
+    return this.netns === undefined ? withLock(this.#options.context.config.stateDir, work) : work()
+  }
+}

@@ -1,0 +1,61 @@
+/**
+ * Every decision of a jail, from the gate and from the kernel: named, logged, counted, told.
+ * Invariant: what the gate says may be anything, and goes through `sanitiseDecisions` first.
+ */
+import { NameBook } from '../audit/names.js'
+import type { Decision } from '../audit/record.js'
+import { sanitiseDecisions } from '../audit/sanitise.js'
+import type { NetworkHold } from '../backend/types.js'
+import type { FromGate } from '../gate/protocol.js'
+
+/** The part of an audit log that is written to. */
+export interface LedgerLog {
+  write(decisions: readonly Decision[]): void
+  drop(count: number): void
+}
+
+export class Ledger {
+  /** Decisions, and bytes from the jail and to it. */
+  readonly tally = { allowed: 0, denied: 0, up: 0, down: 0 }
+  readonly #names = new NameBook()
+  readonly #onDecisions: (decisions: readonly Decision[]) => void
+  #log: LedgerLog | undefined
+
+  constructor(onDecisions: (decisions: readonly Decision[]) => void) {
+    this.#onDecisions = onDecisions
+  }
+
+  /** From here on decisions are logged too. */
+  writeTo(log: LedgerLog): void {
+    this.#log = log
+  }
+
+  /** Takes what the gate reports. */
+  hear(message: Extract<FromGate, { type: 'decisions' }>): void {
+    const { decisions, bad } = sanitiseDecisions(message.decisions)
+    this.#record(decisions)
+    this.#log?.drop(bad)
+    this.#log?.drop(message.dropped)
+  }
+
+  /** Takes what the kernel refused since the last time. */
+  async read(hold: Pick<NetworkHold, 'denials'> | undefined): Promise<void> {
+    try {
+      this.#record((await hold?.denials()) ?? [])
+    } catch {
+      // The rules are gone for a moment: the watch deals with it.
+    }
+  }
+
+  #record(given: readonly Decision[]): void {
+    if (given.length === 0) return
+    const decisions = this.#names.name(given)
+    this.#log?.write(decisions)
+    for (const { verdict, up, down, count } of decisions) {
+      this.tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1
+      this.tally.up += up ?? 0
+      this.tally.down += down ?? 0
+    }
+    this.#onDecisions(decisions)
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * What a jail needs of a Linux machine before its network is opened: static deny, users, nobody of its uid.
+ * Invariant: an account that is there is only looked at; a new one is chosen, claimed and made under the lock.
+ */
+import { ensureAccount, ensureGateUser, findAccount } from '../account/linux.js'
+import type { Facts, Plan } from '../plan/types.js'
+import { accountName } from '../plan/names.js'
+import type { LinuxContext } from './context.js'
+import { refuseShared } from './processes.js'
+
+export interface Prepared {
+  /** For the account as it really is. */
+  readonly plan: Plan
+  readonly gateUser: { readonly uid: number; readonly gid: number }
+}
+
+/** Shared things: looked at always, changed only where something is missing. */
+export async function prepareMachine(context: LinuxContext, plan: Plan): Promise<Prepared> {
+  const { system, config, tools, backend } = context
+  const { account, jail } = plan
+  await backend.ensureStaticDeny(config.uidRange)
+  const gateUser = await ensureGateUser(system, config, tools)
+  const real = await ensureAccount(system, config, tools, account, jail)
+  await refuseShared(system, account)
+  return { plan: withAccount(plan, real), gateUser }
+}
+
+/** The plan for an account that does not exist yet, chosen now. Call it under the lock. */
+export async function chooseAccount(
+  { system, config }: LinuxContext,
+  plan: Plan,
+  facts: Facts,
+): Promise<Plan> {
+  const { jail, account } = plan
+  const found = await findAccount(system, config, {
+    jail,
+    callerUid: facts.caller.uid,
+    ...(account.name === accountName(jail) ? {} : { user: account.name }),
+  })
+  return withAccount(plan, found)
+}
+
+/** The same plan for an account whose uid was chosen only now. */
+function withAccount(plan: Plan, account: Plan['account']): Plan {
+  return {
+    ...plan,
+    account,
+    network: { ...plan.network, uid: account.uid },
+    // `verify` may launch under another user on purpose.
+    ...(plan.launch.user.uid === plan.account.uid
+      ? { launch: { ...plan.launch, user: account } }
+      : {}),
+  }
+}
