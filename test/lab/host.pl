@@ -23,6 +23,21 @@ set("$net/ipv4/igmp_qrv", 1);
 run('mount', '-t', 'overlay', 'overlay', '-o',
   'lowerdir=/,upperdir=/run/lab/up,workdir=/run/lab/work', $root);
 run('mount', '--rbind', "/$_", "$root/$_") for qw(dev sys);
+# The same hierarchies as the machine's, seen from the groups that this process is in.
+my @hierarchies;
+open(my $mounts, '<', '/proc/self/mounts') or die "mounts: $!\n";
+for (<$mounts>) {
+  my (undef, $at, $type, $options) = split ' ';
+  next unless $type =~ /^cgroup2?$/ && $at =~ m{^/sys/fs/cgroup(/[^/]+)?$};
+  my @options = grep { !/^(rw|ro|relatime|nosuid|nodev|noexec)$/ } split /,/, $options;
+  push @hierarchies, [$1 // '', $type, $type eq 'cgroup' ? ('-o', join ',', @options) : ()];
+}
+run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', "$root/sys/fs/cgroup");
+for (@hierarchies) {
+  my ($name, $type, @options) = @$_;
+  mkdir "$root/sys/fs/cgroup$name";
+  run('mount', '-t', $type, @options, 'cgroup', "$root/sys/fs/cgroup$name");
+}
 run('mount', '-t', 'devpts', '-o', 'newinstance,ptmxmode=0666,mode=620,gid=5', 'devpts',
   "$root/dev/pts");
 run('mount', '--bind', "$root/dev/pts/ptmx", "$root/dev/ptmx");

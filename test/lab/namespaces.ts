@@ -5,7 +5,7 @@
  */
 import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmdirSync } from 'node:fs'
 import { text } from 'node:stream/consumers'
 import { marker } from './capture.js'
 import { wire } from './addresses.js'
@@ -33,7 +33,18 @@ const onlyChild = (pid: number): number => {
 /** Arguments of nsenter: the internet shares the machine's root but for /run; the host has its own. */
 export const enter = {
   internet: (sides: Sides) => ['-t', String(sides.internet), '-n', '-m', '-p'],
-  host: (sides: Sides) => ['-t', String(sides.host), '-n', '-m', '-p', '-u', '-i', '-r', '-w'],
+  host: (sides: Sides) => [
+    '-t',
+    String(sides.host),
+    '-n',
+    '-m',
+    '-p',
+    '-u',
+    '-i',
+    '-C',
+    '-r',
+    '-w',
+  ],
 }
 
 /** Starts a helper of the lab's own on the internet's side. */
@@ -48,15 +59,51 @@ export const spawnInternet = (
     env: { ...toolEnv, ...env },
   })
 
+/** A lab's control groups are named so, in every hierarchy: the process that made it, and which of its labs. */
+const groupPrefix = 'lab-'
+let started = 0
+
+const hierarchies = (): string[] =>
+  [
+    '/sys/fs/cgroup',
+    ...readdirSync('/sys/fs/cgroup').map((name) => `/sys/fs/cgroup/${name}`),
+  ].filter((path) => existsSync(`${path}/cgroup.procs`))
+
+/** Of labs whose process is gone. */
+const removeStaleGroups = (): void => {
+  const names = new Set(hierarchies().flatMap((path) => readdirSync(path)))
+  for (const name of names) {
+    const owner = new RegExp(`^${groupPrefix}(\\d+)-\\d+$`).exec(name)?.[1]
+    if (owner !== undefined && !existsSync(`/proc/${owner}`)) removeGroup(name)
+  }
+}
+
+/** With the groups below it. One that still has processes stays. */
+const removeGroup = (name: string): void => {
+  for (const path of hierarchies()) removeTree(`${path}/${name}`)
+}
+
+const removeTree = (path: string): void => {
+  try {
+    for (const entry of readdirSync(path, { withFileTypes: true }))
+      if (entry.isDirectory()) removeTree(`${path}/${entry.name}`)
+    rmdirSync(path)
+  } catch {
+    // Gone, or its processes are just ending: the next lab takes it away.
+  }
+}
+
 export const startSides = async (): Promise<Sides> => {
   if (process.getuid?.() !== 0) throw new Error('the lab needs root: run the tests as root')
   const visible = [...new Set([root, modules])]
+  removeStaleGroups()
+  const group = `${groupPrefix}${process.pid}-${++started}`
   const outer = spawn(
     '/usr/bin/setpriv',
     [
       ...['--pdeathsig', 'KILL', 'unshare', '--net', '--mount', '--pid', '--ipc', '--uts'],
       ...['--fork', '--kill-child', '--mount-proc'],
-      ...['perl', scriptPath('init.pl'), scriptPath('host.pl'), ...visible],
+      ...['perl', scriptPath('init.pl'), group, scriptPath('host.pl'), ...visible],
     ],
     { stdio: ['pipe', 'pipe', 'pipe'], env: toolEnv },
   )
@@ -75,6 +122,7 @@ export const startSides = async (): Promise<Sides> => {
     const late = setTimeout(() => outer.kill('SIGKILL'), 5_000)
     await ended
     clearTimeout(late)
+    removeGroup(group)
   }
   const sides = { internet, host, end }
   try {
