@@ -35,7 +35,8 @@ export interface Rule {
   readonly sport?: PortRange
   readonly dport?: PortRange
   readonly owner?: UidRange
-  readonly isOriginal?: true
+  /** Of a flow's two sides, the one that opened it; `false`: the other. */
+  readonly isOriginal?: boolean
   readonly isRedirected?: true
   readonly connmark?: { readonly value: number; readonly mask: number }
   readonly mark?: number
@@ -127,7 +128,9 @@ export function printRule(family: Family, rule: Rule): string {
     ...(sport === undefined ? [] : ['--sport', printPorts(sport)]),
     ...(dport === undefined ? [] : ['--dport', printPorts(dport)]),
     ...(owner === undefined ? [] : ['-m', 'owner', '--uid-owner', printUids(owner)]),
-    ...(rule.isOriginal ? ['-m', 'conntrack', '--ctdir', 'ORIGINAL'] : []),
+    ...(rule.isOriginal === undefined
+      ? []
+      : ['-m', 'conntrack', '--ctdir', rule.isOriginal ? 'ORIGINAL' : 'REPLY']),
     ...(rule.isRedirected ? ['-m', 'conntrack', '--ctstate', 'DNAT'] : []),
     ...(connmark === undefined ? [] : ['-m', 'connmark', '--mark', printMasked(connmark)]),
     ...(mark === undefined ? [] : ['-m', 'mark', '--mark', hex(mark)]),

@@ -231,13 +231,14 @@ export function jailTables(
       dport: port(one),
       then: pass,
     })),
-    // Answers of what it serves there: not marked as flows of its own.
+    // Answers of what it serves there, not flows of its own: from such a port it could else connect to anything there.
     ...(local ? plan.loopbackListen : []).map((one): Rule => ({
       chain,
       to: at,
       out: 'lo',
       proto: 'tcp',
       sport: port(one),
+      isOriginal: false,
       then: goto(chains.pass),
     })),
     ...(plan.denied ?? [])

@@ -53,6 +53,7 @@ const withPorts: Expression = { set: ['tcp', 'udp', 'dccp', 'sctp', 'udplite'] }
 
 /** Packets of the side that opened a flow: the gate's answers belong to the same flow and are not the jail's. */
 const original = equal(ct('direction'), 'original')
+const reply = equal(ct('direction'), 'reply')
 
 /** The deny of the whole reserved range; loaded at boot and never changed. */
 export function staticTable(range: UidRange): Table {
@@ -349,7 +350,12 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
   const served =
     plan.loopbackListen.length === 0
       ? []
-      : loopbackRules(plan, names.chain, 'sport', plan.loopbackListen, [setMark(passMark), accept])
+      : // Answers only: from a port it may serve the command could else connect to anything on loopback.
+        loopbackRules(plan, names.chain, 'sport', plan.loopbackListen, [
+          reply,
+          setMark(passMark),
+          accept,
+        ])
   const direct = plan.kernel.map((grant): Rule => ({
     chain: names.chain,
     expr: [matchCidr(grant.cidr), equal(field(grant.proto, 'dport'), ports(grant.ports)), ...pass],
