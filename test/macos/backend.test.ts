@@ -1,4 +1,8 @@
 /** The pf backend against the modelled Mac: life of a jail, other tools' doings, and a failure at every step. */
+import { spawnSync } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import { parseLogLine } from '../../lib/backend/pf/log.js'
@@ -518,6 +522,110 @@ t.test('a crash at every step of the start denies, and is cleared', async (t) =>
   t.fail('never finished')
 })
 
+t.test('a crash at every step of the first start and of the end loses no reference', async (t) => {
+  for (let at = 1; at < 200; at++) {
+    const mac = new FakeMac()
+    const start = snapshot(mac)
+    Object.assign(mac, { failAt: at, crash: true })
+    const { backend } = setUp(mac)
+    const done = await backend
+      .ensureStaticDeny(reserved)
+      .then(() => backend.uninstall())
+      .then(
+        () => true,
+        () => false,
+      )
+    Object.assign(mac, { failAt: undefined, crash: false })
+    if (done) {
+      t.ok(at > 25, `${String(at - 1)} instants`)
+      return
+    }
+    const next = setUp(mac).backend
+    await next.ensureStaticDeny(reserved)
+    t.equal(mac.state.pf.tokens.length, 1, `step ${String(at)}: one reference`)
+    await next.uninstall()
+    t.equal(snapshot(mac), start, `step ${String(at)}: as before`)
+  }
+  t.fail('never finished')
+})
+
+t.test('pfctl ended between taking a reference and saying so: found by its pid', async (t) => {
+  const mac = new FakeMac()
+  mac.state.pf.tokens.push({ value: '15000000000000000001', pid: 77, name: 'pfctl' })
+  mac.state.pf.enabled = true
+  const start = snapshot(mac)
+  const journal = '/var/run/agentjail/pf-enable'
+  mac.intercept = (argv) => {
+    if (argv[0] !== '/usr/bin/perl') return undefined
+    mac.intercept = undefined
+    void mac.run(argv as [string, ...string[]])
+    const file = mac.state.files[journal]
+    if (file !== undefined) file.text = file.text.replace(/\n[^]*/, '\n')
+    return { code: 1, stdout: '', stderr: '' }
+  }
+  await t.rejects(setUp(mac).backend.ensureStaticDeny(reserved), { code: 'BACKEND' })
+  t.equal(mac.state.pf.tokens.length, 1, "taken back at once; another tool's stays")
+  t.equal(snapshot(mac), start)
+})
+
+t.test('the script that takes a reference, by the real perl', async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), 'agentjail-perl-'))
+  t.teardown(() => {
+    rmSync(dir, { recursive: true })
+  })
+  const journal = join(dir, 'pf-enable')
+  const pretend = join(dir, 'pfctl')
+  writeFileSync(pretend, '#!/usr/bin/perl\nprint STDERR "pf enabled\\nToken : 123 $$\\n";\n', {
+    mode: 0o755,
+  })
+  const mac = new FakeMac()
+  let script: readonly string[] = []
+  mac.intercept = (argv) => {
+    if (argv[0] === '/usr/bin/perl') script = argv
+    return undefined
+  }
+  await setUp(mac).backend.ensureStaticDeny(reserved)
+  const [perl = '', e = '', text = '', dashes = ''] = script
+  const run = () =>
+    spawnSync(perl, [e, text, dashes, journal, pretend, '-E'], {
+      encoding: 'utf8',
+      timeout: 20_000,
+    })
+  const { pid, status, stderr } = run()
+  t.match({ status, stderr }, { status: 0, stderr: '' })
+  t.equal(readFileSync(journal, 'utf8'), `${String(pid)}\npf enabled\nToken : 123 ${String(pid)}\n`)
+  t.equal(statSync(journal).mode & 0o777, 0o600)
+  rmSync(journal)
+  symlinkSync('/nonexistent', journal)
+  t.not(run().status, 0, 'it follows no link')
+})
+
+t.test('interfaces that pf does not look at', async (t) => {
+  const { mac, backend, warnings } = setUp()
+  mac.state.pf.skipped = ['lo0']
+  const hold = await openJail(backend, mail)
+  t.match(warnings, [/^pf does not look at lo0 .* the sandbox profile alone$/], 'told, once')
+  t.equal(await hold.intact(), true)
+  mac.state.pf.skipped = ['lo0', 'en0']
+  t.equal(tcp(mac, server, 443), 'passes', 'en0 skipped: open')
+  t.equal(await hold.intact(), false, 'noticed')
+  await t.rejects(hold.restore(), {
+    message: /^pf does not look at packets of en0 \("set skip"\)$/,
+    hint: /remove it from "set skip on" in \/etc\/pf\.conf/,
+  })
+  mac.state.pf.skipped = ['lo0']
+  const transparent = goldenPolicies[4] as Policy
+  const gate: GatePort[] = [{ proto: 'tcp', port: 443, gatePort: 49_600 }]
+  const other = await backend.open(networkOf({ ...transparent, name: 'other' }, 1))
+  await t.rejects(other.connectGate(gate), {
+    message: /packets of lo0/,
+    hint: /redirects of "transparent: true" need lo0/,
+  })
+  mac.state.pf.skipped = []
+  await other.connectGate(gate)
+  t.strictSame(tcp(mac, server, 443, 1), { gate: 49_600 })
+})
+
 t.test('readers', async (t) => {
   t.equal(parseServices('https 443/tcp # x\nhttp 80/tcp www\n#a 1/tcp\n').get('www/tcp'), 80)
   t.strictSame(
@@ -526,7 +634,10 @@ t.test('readers', async (t) => {
         'TOKENS:\nPID      Process Name                 TOKEN                    TIMESTAMP\n512      pfctl                        15837426475845698137     0 days 00:00:11\n99       com.apple.Some Thing         15837426475845698138     1 days 00:00:11\n',
       ),
     ],
-    ['15837426475845698137', '15837426475845698138'],
+    [
+      ['15837426475845698137', 512],
+      ['15837426475845698138', 99],
+    ],
   )
   t.strictSame([...parseReferences('No pf starter references held\n')], [])
   t.strictSame(

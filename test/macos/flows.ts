@@ -142,6 +142,7 @@ function mayReach(held: Held, flow: Flow): 'passes' | 'refused' | 'gate' {
   if (isLocal(flow.to)) {
     if (proto !== 'tcp' || !['127.0.0.1', '::1'].includes(flow.to) || flow.from !== flow.to)
       return 'refused'
+    if (flow.to === '::1' && !policy.ipv6) return 'refused'
     return policy.loopback.connect.includes(flow.port) ? 'passes' : 'refused'
   }
   if (policy.denies.some((deny) => deny.cidr !== undefined && inCidr(flow.to, deny.cidr)))
@@ -172,6 +173,7 @@ function mayServe({ policy }: Held, flow: Flow): boolean {
     flow.client !== undefined &&
     ['127.0.0.1', '::1'].includes(flow.to) &&
     flow.from === flow.to &&
+    (flow.to !== '::1' || policy.ipv6) &&
     policy.loopback.listen.includes(flow.port)
   )
 }

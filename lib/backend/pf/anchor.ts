@@ -22,6 +22,8 @@ export class PfAnchor {
   readonly #range: UidRange
   readonly #ownAddresses: () => readonly string[]
   readonly #warn: (text: string) => void
+  readonly #warned = new Set<string>()
+  readonly #journal: string
   #services: Services | undefined
 
   constructor(options: {
@@ -37,6 +39,7 @@ export class PfAnchor {
     this.#store = storeFile(options.system, options.stateDir)
     this.#range = options.range
     this.#ownAddresses = options.ownAddresses
+    this.#journal = `${options.stateDir}/pf-enable`
     this.#warn = options.warn
   }
 
@@ -79,6 +82,8 @@ export class PfAnchor {
     const place = findPlace(await this.pfctl.list('rules', 'main'), this.pfctl.anchor, 'anchor')
     if (!place.called) return `the main ruleset no longer calls ${this.pfctl.anchor}`
     if (place.overtakenBy !== undefined) return `the main ruleset passes: ${place.overtakenBy}`
+    const open = (await this.pfctl.skipped()).filter((name) => !mayBeSkipped(store, name))
+    if (open.length > 0) return `pf does not look at ${open.join(', ')}`
     return await this.#ruleDifference(this.#ruleset(store))
   }
 
@@ -107,10 +112,39 @@ export class PfAnchor {
       )
     const others = place.before.filter((name) => !name.startsWith('com.apple'))
     if (others.length > 0)
-      this.#warn(`pf anchors of others are evaluated first: ${others.join(', ')}`)
+      this.#warnOnce(`pf anchors of others are evaluated first: ${others.join(', ')}`)
+    await this.#checkSkipped(store)
     if (!store.jails.some(({ takeovers }) => takeovers.length > 0)) return
     const nat = findPlace(await this.pfctl.list('nat', 'main'), anchor, 'rdr-anchor')
     if (!nat.called) throw notCalled(anchor, 'rdr-anchor')
+  }
+
+  /**
+   * `set skip on lo0`, which sharing the network with virtual machines sets too, leaves loopback to the sandbox profile
+   * and the gate's password. On any other interface there is nothing behind pf.
+   */
+  async #checkSkipped(store: PfStore): Promise<void> {
+    const skipped = await this.pfctl.skipped()
+    const open = skipped.filter((name) => !mayBeSkipped(store, name))
+    if (open.length > 0)
+      throw new JailError(
+        'BACKEND',
+        `pf does not look at packets of ${open.join(', ')} ("set skip")`,
+        {
+          hint: skipped.every((name) => isLoopback(name))
+            ? 'redirects of "transparent: true" need lo0: leave it away, or stop Internet Sharing and virtual machines, remove "set skip on lo0" from /etc/pf.conf, and restart the Mac'
+            : 'remove it from "set skip on" in /etc/pf.conf, and restart the Mac',
+        },
+      )
+    if (skipped.length > 0)
+      this.#warnOnce(
+        'pf does not look at lo0 (virtual machines or Internet Sharing set that): services of this machine are kept from the command by the sandbox profile alone',
+      )
+  }
+
+  #warnOnce(text: string): void {
+    if (!this.#warned.has(text)) this.#warn(text)
+    this.#warned.add(text)
   }
 
   #ruleset(store: PfStore): PfRuleset {
@@ -138,9 +172,11 @@ export class PfAnchor {
 
   /** One reference for all jails; taken anew where somebody's `pfctl -d` voided it. */
   async #ensureEnabled(store: PfStore): Promise<void> {
+    const left = await this.pfctl.enabledBy(this.#journal)
     const held = store.token !== undefined && (await this.pfctl.tokens()).has(store.token)
+    if (held && left !== undefined && left !== store.token) await this.pfctl.release(left)
     if (!held) {
-      const token = await this.pfctl.enable()
+      const token = left ?? (await this.pfctl.enable(this.#journal))
       try {
         await this.#store.write({ ...store, token })
       } catch (error) {
@@ -148,6 +184,7 @@ export class PfAnchor {
         throw error
       }
     }
+    await this.#system.removeFile(this.#journal)
     if (!(await this.pfctl.isEnabled()))
       throw new JailError('VERIFY_FAILED', 'pf was enabled and is disabled', {
         hint: 'another tool switches it off: find it with: sudo pfctl -s References',
@@ -155,7 +192,10 @@ export class PfAnchor {
   }
 
   async #release(store: PfStore): Promise<void> {
+    const left = await this.pfctl.enabledBy(this.#journal)
     if (store.token !== undefined) await this.pfctl.release(store.token)
+    if (left !== undefined && left !== store.token) await this.pfctl.release(left)
+    await this.#system.removeFile(this.#journal)
     await this.#store.remove()
   }
 
@@ -179,6 +219,15 @@ export class PfAnchor {
 /** Rules, and pf itself, are wanted as long as a jail runs or the static deny stands. */
 function isNeeded(store: PfStore): boolean {
   return store.jails.length > 0 || store.range !== undefined
+}
+
+function isLoopback(name: string): boolean {
+  return name === 'lo0' || name === 'lo'
+}
+
+/** Redirects happen on lo0. */
+function mayBeSkipped({ jails }: PfStore, name: string): boolean {
+  return isLoopback(name) && jails.every(({ takeovers }) => takeovers.length === 0)
 }
 
 function notCalled(anchor: string, word: 'anchor' | 'rdr-anchor'): JailError {

@@ -34,7 +34,13 @@ export function compilePf(
 ): PfRuleset {
   refuseSharedTakeovers(jails)
   const transparent = jails.some((jail) => jail.takeovers.length > 0)
-  const selfAddresses = ['127.0.0.0/8', '::1', ...self]
+  // Link-local addresses carry their interface within them while pf looks at them: the range is what matches.
+  const selfAddresses = [
+    '127.0.0.0/8',
+    '::1',
+    'fe80::/10',
+    ...self.filter((address) => !/^fe[89ab]/.test(address)),
+  ]
   return {
     tables: [
       ...(transparent ? [{ name: selfTable, addresses: [...new Set(selfAddresses)] }] : []),
@@ -106,9 +112,9 @@ function rulesOf(jail: PfJail): PfRule[] {
  * `loopback.listen`: others on this machine may connect. The port opens nothing from within: the jail could
  * bind it and connect from there to any loopback service.
  */
-function listenRules({ uid, loopback }: PfJail): PfRule[] {
+function listenRules({ uid, loopback, ipv6 }: PfJail): PfRule[] {
   return loopback.listen.flatMap((port) =>
-    loopbacks.flatMap(({ family, cidr }) => {
+    loopbacksOf(ipv6).flatMap(({ family, cidr }) => {
       const here: PfEndpoint = { address: literal(cidr), port: is(port) }
       const there: PfEndpoint = { address: literal(cidr) }
       const name = label(uid, `listen-${String(port)}`)
@@ -159,8 +165,10 @@ function gateOfAnother(uid: number, at: Loopback, proto: 'tcp' | 'udp', port: nu
   })
 }
 
-function loopbackConnectRules({ uid }: PfJail, port: number): PfRule[] {
-  return loopbacks.flatMap((at) => loopbackService(uid, at, port, `connect-${String(port)}`))
+function loopbackConnectRules({ uid, ipv6 }: PfJail, port: number): PfRule[] {
+  return loopbacksOf(ipv6).flatMap((at) =>
+    loopbackService(uid, at, port, `connect-${String(port)}`),
+  )
 }
 
 /** To one loopback port and back: loopback packets are judged going out and again coming in. */
@@ -286,6 +294,11 @@ const loopbacks: readonly [Loopback, Loopback] = [
   { family: 4, cidr: { family: 4, address: '127.0.0.1', prefix: 32 } },
   { family: 6, cidr: { family: 6, address: '::1', prefix: 128 } },
 ]
+
+/** `ipv6: false` closes ::1 as well. */
+function loopbacksOf(ipv6: boolean): readonly Loopback[] {
+  return ipv6 ? loopbacks : [loopbacks[0]]
+}
 
 const any: PfEndpoint = { address: { kind: 'any' } }
 const allPorts: PfPort = { op: ':', first: 1, last: 65_535 }

@@ -59,15 +59,20 @@ export function parseToken(stderr: string): string | undefined {
   return /^Token : (\d{1,20})\s*$/m.exec(stderr)?.[1]
 }
 
-/** Tokens in force, from `pfctl -s References`. */
-export function parseReferences(text: string): ReadonlySet<string> {
-  const tokens = new Set<string>()
+/** Tokens in force and the pid of the pfctl that took each, from `pfctl -s References`. */
+export function parseReferences(text: string): ReadonlyMap<string, number> {
+  const tokens = new Map<string, number>()
   for (const line of text.split('\n')) {
-    // PID, process name (which may hold spaces), token, time stamp.
-    const match = /^\d+\s+\S.*?\s(\d{6,20})\s+\d/.exec(line)
-    if (match?.[1] !== undefined) tokens.add(match[1])
+    // PID, process name (which may hold spaces), token, time stamp: `0 days 00:00:11`.
+    const match = /^(\d+)\s+\S.*?\s(\d{1,20})\s+\d+ days? /.exec(line)
+    if (match?.[2] !== undefined) tokens.set(match[2], Number(match[1]))
   }
   return tokens
+}
+
+/** From `pfctl -v -s Interfaces`: `lo0 (skip)`. */
+export function parseSkipped(text: string): string[] {
+  return [...text.matchAll(/^(\S+) \(skip\)$/gm)].map(([, name]) => name ?? '')
 }
 
 /** From `pfctl -T show`. */

@@ -4,12 +4,25 @@
  */
 import { JailError } from '../../errors.js'
 import type { CommandResult, System } from '../../system/types.js'
-import { parseEnabled, parseReferences, parseToken } from './listing.js'
+import { parseEnabled, parseReferences, parseSkipped, parseToken } from './listing.js'
 
 const program = '/sbin/pfctl'
+const perl = '/usr/bin/perl'
 /** Concurrent loads of one anchor by others answer "Resource busy". */
 const busyRetries = 8
 const busyPause = 60
+
+/**
+ * Becomes pfctl after writing down who it is; what pfctl says goes into the same file. Whoever is killed meanwhile, the
+ * file tells whose the reference is.
+ */
+const enableScript = `use Fcntl;
+my ($file, @command) = @ARGV;
+sysopen my $out, $file, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600 or die "$file: $!\\n";
+syswrite $out, "$$\\n";
+open STDERR, '>&', $out or exit 1;
+exec { $command[0] } @command;
+exit 1`
 
 export type PfListing = 'rules' | 'nat' | 'states' | 'info' | 'References'
 
@@ -74,16 +87,42 @@ export class Pfctl {
     return enabled
   }
 
-  async tokens(): Promise<ReadonlySet<string>> {
+  /** Token to the pid of the pfctl that took it. */
+  async tokens(): Promise<ReadonlyMap<string, number>> {
     return parseReferences(await this.list('References', 'main'))
   }
 
-  /** Takes a reference; pf stays on at least until it is released. Without -q, which hides the token. */
-  async enable(): Promise<string> {
-    const result = await this.#run('-E')
-    const token = parseToken(result.stderr)
-    if (result.code !== 0 || token === undefined) throw refusal('be enabled', result)
+  /** Interfaces whose packets pf does not look at. */
+  async skipped(): Promise<readonly string[]> {
+    const result = await this.#run('-q', '-v', '-s', 'Interfaces')
+    if (result.code !== 0) throw refusal('list Interfaces', result)
+    return parseSkipped(result.stdout)
+  }
+
+  /**
+   * Takes a reference; pf stays on at least until it is released. Without -q, which hides the token.
+   * `journal`: path of a file that names it even if nobody comes back to read it: see `enabledBy`.
+   */
+  async enable(journal: string): Promise<string> {
+    const argv = [perl, '-e', enableScript, '--', journal, program, '-E'] as const
+    const { code, stderr } = await this.#system.run(argv)
+    const said = (await this.#system.readFile(journal)) ?? ''
+    const token = parseToken(said)
+    if (code !== 0 || token === undefined)
+      throw refusal('be enabled', { code, stdout: '', stderr: stderr + said.replace(/^\d+\n/, '') })
     return token
+  }
+
+  /** The reference that an `enable` with this journal took, whatever became of its caller. */
+  async enabledBy(journal: string): Promise<string | undefined> {
+    const said = await this.#system.readFile(journal)
+    if (said === undefined) return undefined
+    const tokens = await this.tokens()
+    const token = parseToken(said)
+    if (token !== undefined) return tokens.has(token) ? token : undefined
+    // pfctl itself was ended between taking it and saying so.
+    const pid = Number(/^(\d+)\n/.exec(said)?.[1])
+    return [...tokens].find(([, owner]) => owner === pid)?.[0]
   }
 
   /** Gives it back. One that is gone already (a reboot, somebody's `pfctl -d`) is no error. */

@@ -3,7 +3,7 @@
  * under a lock. A launch (`launchctl asuser UID sudo … sandbox-exec -p PROFILE COMMAND`) really runs the command,
  * as that uid, with the variables that sudo would keep.
  */
-import { spawn } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, renameSync, rmdirSync, writeFileSync } from 'node:fs'
 import { Profile } from './sbpl.js'
 import { freshMac, type MacState } from './state.js'
@@ -12,12 +12,26 @@ import { runTool } from './tools.js'
 const [, , file = '', ...argv] = process.argv
 
 if (argv[0] === '/bin/launchctl' && argv[1] === 'asuser') launch(argv.slice(2))
+else if (argv[0] === '/usr/bin/perl') becomeTool(argv)
 else {
   const input = argv.some((arg) => arg === '-f') ? readFileSync(0, 'utf8') : ''
   const { code, stdout, stderr } = change((state) => runTool(state, argv, input))
   process.stdout.write(stdout)
   process.stderr.write(stderr)
   process.exitCode = code
+}
+
+/** The real perl with the real script; what it becomes is the model once more. */
+function becomeTool([
+  perl = '',
+  e = '',
+  script = '',
+  dashes = '',
+  journal = '',
+  ...tool
+]: string[]): void {
+  const args = [e, script, dashes, journal, process.execPath, process.argv[1] ?? '', file, ...tool]
+  process.exitCode = spawnSync(perl, args, { stdio: 'inherit' }).status ?? 1
 }
 
 function change<T>(work: (state: MacState) => T): T {

@@ -191,7 +191,7 @@ class Pfctl {
       return this.#fail(1, `pfctl: Invalid token value '${token}'\n${usage}`)
     if (!pf.enabled) return this.#fail(1, 'pfctl: pf not enabled\n')
     const index = pf.tokens.findIndex(({ value }) => value === token)
-    if (index === -1) return this.#fail(1, 'pfctl: DIOCSTOPREF: Invalid argument\n')
+    if (index === -1) return this.#fail(1, 'pfctl: pf: token invalid\n')
     pf.tokens.splice(index, 1)
     const left = pf.tokens.length + pf.anonymous
     if (left === 0) pf.enabled = false
@@ -248,6 +248,12 @@ class Pfctl {
       case 'states':
         for (const { proto, from, to } of pf.states)
           line(`ALL ${proto} ${from} -> ${to}       ESTABLISHED:ESTABLISHED`)
+        break
+      case 'Interfaces':
+        for (const name of ['ALL', ...this.#state.interfaces].sort()) {
+          const isSkipped = this.#options.flags.has('v') && pf.skipped.includes(name)
+          line(isSkipped ? `${name} (skip)` : name)
+        }
         break
       case 'Tables':
         for (const key of Object.keys(pf.tables).sort())

@@ -29,6 +29,8 @@ export interface MacState {
     enabled: boolean
     tokens: { value: string; pid: number; name: string }[]
     anonymous: number
+    /** Interfaces with the flag of `set skip on`. */
+    skipped: string[]
     main: string
     /** path -> text as loaded, tables left out. */
     anchors: Record<string, string>
@@ -108,6 +110,7 @@ export function bootPf(): MacState['pf'] {
     enabled: false,
     tokens: [],
     anonymous: 0,
+    skipped: [],
     main: stockMain,
     anchors: {
       'com.apple': 'anchor "200.AirDrop/*" all\nanchor "250.ApplicationFirewall/*" all\n',

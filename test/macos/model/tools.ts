@@ -17,9 +17,30 @@ export function runTool(state: MacState, argv: readonly string[], input: string)
       return pfctl(state, args, input)
     case 'launchctl':
       return launchctl(state, args)
+    case 'perl':
+      return enabledByPerl(state, args)
     default:
       return directoryTool(state, name, args) ?? smallTool(state, name, args)
   }
+}
+
+/** The one script that agentjail gives to perl here: who it is, and what pfctl says, into a file. */
+function enabledByPerl(
+  state: MacState,
+  [e, , dashes, file = '', ...argv]: readonly string[],
+): Answer {
+  if (e !== '-e' || dashes !== '--' || argv.join(' ') !== '/sbin/pfctl -E')
+    return answer(2, '', "Can't open perl script: No such file or directory\n")
+  const pid = state.nextPid
+  const { code, stdout, stderr } = runTool(state, argv, '')
+  state.files[file] = {
+    kind: 'file',
+    text: `${String(pid)}\n${stderr}`,
+    mode: 0o600,
+    uid: 0,
+    gid: 0,
+  }
+  return answer(code, stdout)
 }
 
 export const places = new Map(
@@ -41,5 +62,6 @@ export const places = new Map(
     '/bin/chmod',
     '/usr/sbin/sysctl',
     '/usr/bin/plutil',
+    '/usr/bin/perl',
   ].map((path): [string, string] => [path.slice(path.lastIndexOf('/') + 1), path]),
 )

@@ -7,6 +7,7 @@ export function worldOf({ pf }: MacState): PfWorld {
   const none = { hosts: new Map(), users: new Map() }
   return {
     enabled: pf.enabled,
+    skipped: pf.skipped,
     main: parsePf(pf.main, none),
     anchors: new Map(Object.entries(pf.anchors).map(([path, text]) => [path, parsePf(text, none)])),
     tables: new Map(Object.entries(pf.tables).map(([key, { addresses }]) => [key, addresses])),

@@ -24,6 +24,8 @@ export interface Packet {
 
 export interface PfWorld {
   readonly enabled: boolean
+  /** Interfaces that pf does not look at. */
+  readonly skipped?: readonly string[]
   readonly main: Parsed
   readonly anchors: ReadonlyMap<string, Parsed>
   /** By `anchor path` + `\0` + name; the main ruleset's path is empty. */
@@ -49,7 +51,8 @@ export interface Verdict {
 const noUid = 0xffff_ffff
 
 export function evaluate(world: PfWorld, packet: Packet): Verdict {
-  if (!world.enabled) return { action: 'pass', log: false, by: '' }
+  if (!world.enabled || world.skipped?.includes(packet.on) === true)
+    return { action: 'pass', log: false, by: '' }
   if (packet.fragment !== true && hasState(world, packet))
     return { action: 'pass', log: false, by: 'state' }
   let last: { rule: FilterRule; anchor: string } | undefined
@@ -88,6 +91,7 @@ export function redirect(
   packet: Packet,
 ): { readonly address: string; readonly port: number } | undefined {
   if (!world.enabled || packet.direction !== 'in') return undefined
+  if (world.skipped?.includes(packet.on) === true) return undefined
   for (const path of ['', ...called(world, '', 'com.apple/*')]) {
     const rules = path === '' ? world.main : world.anchors.get(path)
     for (const rule of rules?.statements ?? []) {
