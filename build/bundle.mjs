@@ -13,8 +13,14 @@ import { writeCodeCache } from './code-cache.mjs'
 const outdir = 'dist/lib/bundle'
 const common = { bundle: true, platform: 'node', target: 'node20.19', legalComments: 'linked' }
 
-/** Loaded on demand, but by nearly every run. */
-const hotImports = new Set(['./commands/run.js'])
+/** Loaded on demand, but by nearly every run on Linux. */
+const hotImports = new Set([
+  './commands/run.js',
+  './linux-platform.js',
+  '../../credentials/resolve.js',
+  '../../credentials/environment.js',
+  './placeholder.js',
+])
 /** Files that only some runs need: loaded as modules of their own when they are. */
 const cold = new Map()
 
@@ -67,6 +73,8 @@ for (const name of Object.keys(hot)) {
 for (const name of ['agentjail', 'gate']) {
   await copyFile('build/load-cached.cjs', `${outdir}/${name}.cjs`)
 }
+await mkdir('dist/bin', { recursive: true })
+await copyFile('bin/agentjail.cjs', 'dist/bin/agentjail.cjs')
 
 await mkdir(`${outdir}/policies`, { recursive: true })
 for (const { name } of await listBundled()) {

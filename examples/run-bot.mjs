@@ -28,7 +28,7 @@ const stop = (text) => {
 }
 
 const prepare = () => {
-  if (!existsSync(join(dist, 'bin/agentjail.js'))) stop('not built yet: npm ci && npm run build')
+  if (!existsSync(join(dist, 'bin/agentjail.cjs'))) stop('not built yet: npm ci && npm run build')
   if (existsSync(join(botDir, 'node_modules'))) return
   const done = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], {
     cwd: botDir,
@@ -55,7 +55,7 @@ const onTheInternet = async () => {
   } catch {
     stop('no internet here: api.telegram.org has no address; try: node examples/run-bot.mjs --lab')
   }
-  const agentjail = join(dist, 'bin/agentjail.js')
+  const agentjail = join(dist, 'bin/agentjail.cjs')
   const options = { cwd: botDir, stdio: 'inherit' }
   process.stderr.write('write to your bot on Telegram; it answers once\n')
   return spawnSync(process.execPath, [agentjail, ...jailArgs(['openai-telegram'])], options).status

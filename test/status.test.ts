@@ -15,7 +15,7 @@ import { type JailStatus, renderStatus } from '../lib/status/status.js'
 process.env['TZ'] = 'UTC'
 
 const self = fileURLToPath(import.meta.url)
-const bin = join(self, '../../bin/agentjail.js')
+const bin = join(self, '../../bin/agentjail.cjs')
 
 // This file again, in a mount namespace: the command line with a log of its own.
 if (process.argv[2] === 'reader') {

@@ -57,14 +57,16 @@ export interface AuditLog {
 const flushDelay = 50
 
 /** Opens (or makes) the log. Throws `JailError` STATE where the place is not safe. */
-export async function openAuditLog(options: AuditLogOptions): Promise<AuditLog> {
-  const sink = await Sink.open({
-    dir: options.dir,
-    jail: options.jail,
-    maxBytes: options.maxBytes ?? 10 * 1024 * 1024,
-    files: Math.min(options.files ?? 5, 10),
+export function openAuditLog(options: AuditLogOptions): Promise<AuditLog> {
+  return new Promise((resolve) => {
+    const sink = Sink.open({
+      dir: options.dir,
+      jail: options.jail,
+      maxBytes: options.maxBytes ?? 10 * 1024 * 1024,
+      files: Math.min(options.files ?? 5, 10),
+    })
+    resolve(new BufferedLog(sink, options))
   })
-  return new BufferedLog(sink, options)
 }
 
 interface Slot {

@@ -3,7 +3,20 @@
  * Invariant: only a regular file of our own, unreadable by others and without a second name, is
  * written, in a directory of the same kind; a link planted there is never followed.
  */
-import { type FileHandle, constants, open, lstat, mkdir, rename } from 'node:fs/promises'
+import {
+  close,
+  closeSync,
+  constants,
+  fchmodSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  renameSync,
+  write,
+} from 'node:fs'
+import { promisify } from 'node:util'
 import { JailError, errnoCode, errorMessage } from '../errors.js'
 import { logPath } from './files.js'
 
@@ -18,25 +31,25 @@ export interface SinkOptions {
 
 export class Sink {
   readonly #options: SinkOptions
-  #handle: FileHandle
+  #file: number
   #size: number
   /** The last write ended within a line: the next starts with a line end. */
   #isTorn: boolean
 
   private constructor(
     options: SinkOptions,
-    opened: { readonly handle: FileHandle; readonly size: number; readonly isTorn: boolean },
+    opened: { readonly file: number; readonly size: number; readonly isTorn: boolean },
   ) {
     this.#options = options
-    this.#handle = opened.handle
+    this.#file = opened.file
     this.#size = opened.size
     this.#isTorn = opened.isTorn
   }
 
   /** Makes the directory where it is missing. Throws `JailError` STATE where either is not safe. */
-  static async open(options: SinkOptions): Promise<Sink> {
-    await ensureDir(options.dir)
-    return new Sink(options, await openFile(logPath(options.dir, options.jail)))
+  static open(options: SinkOptions): Sink {
+    ensureDir(options.dir)
+    return new Sink(options, openFile(logPath(options.dir, options.jail)))
   }
 
   /** Appends whole lines; rotates first where they would not fit. Rejects with the errno of the write. */
@@ -46,7 +59,7 @@ export class Sink {
     let done = 0
     try {
       while (done < data.length) {
-        const { bytesWritten } = await this.#handle.write(data, done)
+        const { bytesWritten } = await promisify(write)(this.#file, data, done)
         done += bytesWritten
         this.#size += bytesWritten
       }
@@ -59,38 +72,38 @@ export class Sink {
   }
 
   async close(): Promise<void> {
-    await this.#handle.close()
+    await promisify(close)(this.#file)
   }
 
   async #rotate(): Promise<void> {
     const { dir, jail, files } = this.#options
     for (let generation = files - 1; generation >= 1; generation--) {
-      await renameIfThere(logPath(dir, jail, generation - 1), logPath(dir, jail, generation))
+      renameIfThere(logPath(dir, jail, generation - 1), logPath(dir, jail, generation))
     }
-    const opened = await openFile(logPath(dir, jail))
-    const old = this.#handle
-    this.#handle = opened.handle
+    const opened = openFile(logPath(dir, jail))
+    const old = this.#file
+    this.#file = opened.file
     this.#size = opened.size
     this.#isTorn = opened.isTorn
-    await old.close()
+    await promisify(close)(old)
   }
 }
 
-async function renameIfThere(from: string, to: string): Promise<void> {
+function renameIfThere(from: string, to: string): void {
   try {
-    await rename(from, to)
+    renameSync(from, to)
   } catch (error) {
     if (errnoCode(error) !== 'ENOENT') throw error
   }
 }
 
-async function ensureDir(dir: string): Promise<void> {
+function ensureDir(dir: string): void {
   try {
-    await mkdir(dir, { recursive: true, mode: 0o700 })
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
   } catch (error) {
     throw new JailError('STATE', `cannot make ${dir}: ${errorMessage(error)}`, { cause: error })
   }
-  const stat = await lstat(dir)
+  const stat = lstatSync(dir)
   const isOurs = stat.isDirectory() && stat.uid === process.geteuid?.() && (stat.mode & 0o077) === 0
   if (!isOurs) {
     throw new JailError('STATE', `${dir} is not a directory that only its owner can enter`, {
@@ -99,14 +112,16 @@ async function ensureDir(dir: string): Promise<void> {
   }
 }
 
-async function openFile(
-  path: string,
-): Promise<{ readonly handle: FileHandle; readonly size: number; readonly isTorn: boolean }> {
+function openFile(path: string): {
+  readonly file: number
+  readonly size: number
+  readonly isTorn: boolean
+} {
   const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW, O_NONBLOCK } = constants
-  let handle: FileHandle
+  let file: number
   try {
     // Non-blocking: a FIFO planted here must not hold us up before it is seen for what it is.
-    handle = await open(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o600)
+    file = openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK, 0o600)
   } catch (error) {
     throw new JailError('STATE', `cannot open the audit log ${path}: ${errorMessage(error)}`, {
       cause: error,
@@ -114,18 +129,18 @@ async function openFile(
     })
   }
   try {
-    const stat = await handle.stat()
+    const stat = fstatSync(file)
     if (!stat.isFile() || stat.uid !== process.geteuid?.() || stat.nlink !== 1) {
       throw new JailError('STATE', `the audit log ${path} is not a plain file of root's own`, {
         hint: 'remove it; it is made anew',
       })
     }
-    if ((stat.mode & 0o777) !== 0o600) await handle.chmod(0o600)
+    if ((stat.mode & 0o777) !== 0o600) fchmodSync(file, 0o600)
     const last = Buffer.alloc(1)
-    if (stat.size > 0) await handle.read(last, 0, 1, stat.size - 1)
-    return { handle, size: stat.size, isTorn: stat.size > 0 && last[0] !== 0x0a }
+    if (stat.size > 0) readSync(file, last, 0, 1, stat.size - 1)
+    return { file, size: stat.size, isTorn: stat.size > 0 && last[0] !== 0x0a }
   } catch (error) {
-    await handle.close()
+    closeSync(file)
     throw error
   }
 }

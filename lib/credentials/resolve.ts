@@ -6,7 +6,6 @@
 import { JailError } from '../errors.js'
 import type { ResolvedCredential } from '../gate/protocol.js'
 import type { Credential } from '../policy/types.js'
-import { placeholderFor } from './placeholder.js'
 import { readSource } from './sources.js'
 
 export interface CredentialFacts {
@@ -44,6 +43,8 @@ export async function resolveCredentials(
       resolved.push({ id, mode, in: credential.in, format, value })
       continue
     }
+    // Loaded where a key is hidden only: it needs node:crypto.
+    const { placeholderFor } = await import('./placeholder.js')
     const shared = `${credential.env ?? id} ${value}`
     const placeholder = placeholders.get(shared) ?? placeholderFor(value)
     placeholders.set(shared, placeholder)

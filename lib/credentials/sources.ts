@@ -3,8 +3,7 @@
  * Invariant: a file is judged on the descriptor that is read, a command is run without a shell, with
  * the caller's rights, in bounded time.
  */
-import { constants } from 'node:fs'
-import { lstat, open } from 'node:fs/promises'
+import { closeSync, constants, fstatSync, lstatSync, openSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { errnoCode, JailError } from '../errors.js'
 import type { Credential } from '../policy/types.js'
@@ -25,15 +24,15 @@ export async function readSource(
     case 'env':
       return facts.callerEnv[from.name]
     case 'file':
-      return await readKeyFile(id, from.path, owners(facts), 0o077)
+      return readKeyFile(id, from.path, owners(facts), 0o077)
     case 'systemd': {
       const dir = facts.callerEnv['CREDENTIALS_DIRECTORY']
       if (dir === undefined || !path.isAbsolute(dir)) return undefined
       // systemd.exec(5): 0440 at most, owned by root; the directory itself is closed.
-      return await readKeyFile(id, path.join(dir, from.name), [0, facts.caller.uid], 0o037)
+      return readKeyFile(id, path.join(dir, from.name), [0, facts.caller.uid], 0o037)
     }
     case 'exec':
-      return await runForKey(id, await locate(id, from.argv), facts)
+      return await runForKey(id, locate(id, from.argv), facts)
     case 'keychain':
       if (process.platform !== 'darwin') {
         throw new JailError('PLATFORM', `credential ${id}: the keychain is part of macOS`, {
@@ -53,22 +52,22 @@ function owners(facts: CredentialFacts): number[] {
 }
 
 /** @param forbidden - Mode bits that must not be set. */
-async function readKeyFile(
+function readKeyFile(
   id: string,
   file: string,
   allowedOwners: readonly number[],
   forbidden: number,
-): Promise<string | undefined> {
-  let handle
+): string | undefined {
+  let opened
   try {
     // Non-blocking: a FIFO in its place must not hang the start.
-    handle = await open(file, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
+    opened = openSync(file, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY)
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined
     throw new JailError('POLICY_UNSAFE', `credential ${id}: can't open ${file}`, { cause: error })
   }
   try {
-    const stats = await handle.stat()
+    const stats = fstatSync(opened)
     if (!stats.isFile()) {
       throw new JailError('POLICY_UNSAFE', `credential ${id}: ${file} is not a regular file`)
     }
@@ -92,32 +91,29 @@ async function readKeyFile(
     if (stats.size > maxBytes) {
       throw new JailError('POLICY_INVALID', `credential ${id}: ${file} is too large for a key`)
     }
-    return await handle.readFile('utf8')
+    return readFileSync(opened, 'utf8')
   } finally {
-    await handle.close()
+    closeSync(opened)
   }
 }
 
 /** The program by absolute path; a bare name is looked up in the system's directories. */
-async function locate(
-  id: string,
-  argv: readonly string[],
-): Promise<readonly [string, ...string[]]> {
+function locate(id: string, argv: readonly string[]): readonly [string, ...string[]] {
   const [program = '', ...rest] = argv
   const candidates = program.includes('/')
     ? [program]
     : programDirs.map((dir) => path.join(dir, program))
   for (const candidate of candidates) {
-    if (path.isAbsolute(candidate) && (await isThere(candidate))) return [candidate, ...rest]
+    if (path.isAbsolute(candidate) && isThere(candidate)) return [candidate, ...rest]
   }
   throw new JailError('TOOL_MISSING', `credential ${id}: there is no program ${program}`, {
     hint: `give its absolute path, or install it in ${programDirs.join(', ')}`,
   })
 }
 
-async function isThere(file: string): Promise<boolean> {
+function isThere(file: string): boolean {
   try {
-    await lstat(file)
+    lstatSync(file)
     return true
   } catch {
     return false

@@ -4,7 +4,7 @@
  */
 import { createConnection, createServer } from 'node:net'
 import type { Server, Socket } from 'node:net'
-import { unlink } from 'node:fs/promises'
+import { unlinkSync } from 'node:fs'
 import { errnoCode, errorMessage, JailError } from '../errors.js'
 import type { ErrorCode } from '../errors.js'
 
@@ -47,7 +47,7 @@ export async function serveControl(
   path: string,
   handle: (request: ControlRequest) => Promise<unknown>,
 ): Promise<Control> {
-  await removeSocket(path)
+  removeSocket(path)
   const sockets = new Set<Socket>()
   const server: Server = createServer((socket) => {
     sockets.add(socket)
@@ -81,7 +81,7 @@ export async function serveControl(
           resolve()
         })
       })
-      await removeSocket(path)
+      removeSocket(path)
     },
   }
 }
@@ -164,8 +164,10 @@ function readLine(socket: Socket): Promise<string> {
   })
 }
 
-async function removeSocket(path: string): Promise<void> {
-  await unlink(path).catch((error: unknown) => {
+function removeSocket(path: string): void {
+  try {
+    unlinkSync(path)
+  } catch (error) {
     if (errnoCode(error) !== 'ENOENT') throw error
-  })
+  }
 }

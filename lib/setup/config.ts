@@ -3,8 +3,15 @@
  * Invariant: read only where nobody but root could have written it; a mistake stops everything,
  * with file, line and column, and never falls back to a default.
  */
-import { constants, type Stats } from 'node:fs'
-import { lstat, open } from 'node:fs/promises'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readFileSync,
+  type Stats,
+} from 'node:fs'
 import { dirname } from 'node:path'
 import type { UidRange } from '../backend/types.js'
 import { JailError, errnoCode, errorMessage } from '../errors.js'
@@ -55,7 +62,7 @@ const maxBytes = 64 * 1024
 
 /** Throws CONFIG_INVALID with `file:line:column`, or POLICY_UNSAFE where others can write it. */
 export async function loadConfig(path: string = paths.config): Promise<Config> {
-  const text = await readOwn(path)
+  const text = readOwn(path)
   // Most machines have no setting, and the YAML parser costs tens of milliseconds at each start.
   if (text === undefined || text.split('\n').every((line) => /^\s*(?:#.*)?$/.test(line))) {
     return defaultConfig
@@ -64,24 +71,24 @@ export async function loadConfig(path: string = paths.config): Promise<Config> {
   return parseConfig(text, path)
 }
 
-async function readOwn(path: string): Promise<string | undefined> {
-  let handle
+function readOwn(path: string): string | undefined {
+  let file
   try {
-    handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
+    file = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK)
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined
     throw new JailError('STATE', `cannot read ${path}: ${errorMessage(error)}`, { cause: error })
   }
   try {
-    const stat = await handle.stat()
+    const stat = fstatSync(file)
     if (!stat.isFile() || stat.size > maxBytes) {
       throw new JailError('STATE', `${path} is no configuration file`)
     }
     refuseForeign(path, stat)
-    refuseForeign(dirname(path), await lstat(dirname(path)))
-    return await handle.readFile('utf8')
+    refuseForeign(dirname(path), lstatSync(dirname(path)))
+    return readFileSync(file, 'utf8')
   } finally {
-    await handle.close()
+    closeSync(file)
   }
 }
 

@@ -3,19 +3,23 @@
  * Invariant: absolute programs, no shell, a clean environment with LC_ALL=C, every call bounded in time.
  */
 import { spawn } from 'node:child_process'
-import { constants, readdirSync, readFileSync } from 'node:fs'
 import {
-  lchown,
-  link,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  unlink,
-} from 'node:fs/promises'
+  closeSync,
+  constants,
+  fsyncSync,
+  lchownSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { errnoCode, JailError } from '../errors.js'
@@ -35,18 +39,20 @@ export function realSystem(): System {
     run: runCommand,
     open: openSession,
     detach: detachProcess,
-    feed: feedFifo,
-    processStart: readProcessStart,
-    bootId: readBootId,
-    processesOf: findProcesses,
-    readFile: (path) => absentAsUndefined(readFile(path, 'utf8')),
-    writeFile: writeAtomically,
-    removeFile: async (path) => {
-      await absentAsUndefined(unlink(path))
-    },
-    makeDir: async (path, mode) => {
+    feed: soon(feedFifo),
+    processStart: soon(readProcessStart),
+    bootId: soon(readBootId),
+    processesOf: soon(findProcesses),
+    readFile: soon((path) => absentAsUndefined(() => readFileSync(path, 'utf8'))),
+    writeFile: soon(writeAtomically),
+    removeFile: soon((path) => {
+      absentAsUndefined(() => {
+        unlinkSync(path)
+      })
+    }),
+    makeDir: soon((path, mode) => {
       try {
-        await mkdir(path, { recursive: true, mode })
+        mkdirSync(path, { recursive: true, mode })
       } catch (error) {
         const why = error instanceof Error ? error.message : String(error)
         throw new JailError('STATE', `cannot make ${path}: ${why}`, {
@@ -54,12 +60,14 @@ export function realSystem(): System {
           cause: error,
         })
       }
-    },
-    removeDir: (path) => rm(path, { recursive: true, force: true }),
-    chown: lchown,
-    claimFile: claimAtomically,
-    list: async (path) => (await absentAsUndefined(readdir(path))) ?? [],
-    lstat: statLink,
+    }),
+    removeDir: soon((path) => {
+      rmSync(path, { recursive: true, force: true })
+    }),
+    chown: soon(lchownSync),
+    claimFile: soon(claimAtomically),
+    list: soon((path) => absentAsUndefined(() => readdirSync(path)) ?? []),
+    lstat: soon(statLink),
     kill: (pid, signal) => {
       try {
         return process.kill(pid, signal)
@@ -72,6 +80,19 @@ export function realSystem(): System {
     monotonic: () => performance.now(),
     sleep: (milliseconds) => delay(milliseconds),
   }
+}
+
+/**
+ * Done at once, told by a promise. The files are small, of /proc, /etc or a tmpfs, and there at once: a thread of the
+ * pool for each step costs ten times the step.
+ */
+function soon<A extends readonly unknown[], R>(
+  work: (...args: A) => R,
+): (...args: A) => Promise<R> {
+  return (...args) =>
+    new Promise((resolve) => {
+      resolve(work(...args))
+    })
 }
 
 async function runCommand(argv: Argv, options: RunOptions = {}): Promise<CommandResult> {
@@ -181,76 +202,67 @@ function openSession(argv: Argv): Session {
 
 async function detachProcess(argv: Argv, fifo: string): Promise<number> {
   const [program, ...args] = argv
-  await absentAsUndefined(unlink(fifo))
+  absentAsUndefined(() => {
+    unlinkSync(fifo)
+  })
   const made = await runCommand(['/usr/bin/mkfifo', '-m', '0600', fifo])
   if (made.code !== 0) throw new JailError('STATE', `cannot make ${fifo}: ${made.stderr.trim()}`)
   // Opened for reading and writing: it never sees an end, whoever writes to it and leaves.
-  const input = await open(fifo, constants.O_RDWR | constants.O_NOFOLLOW)
+  const input = openSync(fifo, constants.O_RDWR | constants.O_NOFOLLOW)
   try {
     const child = spawn(program, args, {
       env: sessionEnvironment,
       cwd: '/',
       detached: true,
-      stdio: [input.fd, 'ignore', 'ignore'],
+      stdio: [input, 'ignore', 'ignore'],
     })
     child.on('error', () => undefined)
     child.unref()
     if (child.pid === undefined) throw new JailError('TOOL_MISSING', `cannot run ${program}`)
     return child.pid
   } finally {
-    await input.close()
+    closeSync(input)
   }
 }
 
-async function feedFifo(fifo: string, text: string): Promise<void> {
+function feedFifo(fifo: string, text: string): void {
   // Without a reader this fails at once instead of waiting for one.
-  const file = await open(fifo, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
+  const file = openSync(fifo, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
   try {
-    await file.write(text)
+    writeSync(file, text)
   } finally {
-    await file.close()
+    closeSync(file)
   }
 }
 
-async function readProcessStart(pid: number): Promise<number | undefined> {
-  const text = await readProc(`/proc/${pid}/stat`)
+function readProcessStart(pid: number): number | undefined {
+  const text = readProc(`/proc/${pid}/stat`)
   if (text === undefined) return undefined
   // proc(5): the command in parentheses may hold anything; field 3 is the state, field 22 the start time.
   const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
   return fields[0] === 'Z' || fields[0] === 'X' ? undefined : Number(fields[19])
 }
 
-async function readBootId(): Promise<string> {
-  return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim()
+function readBootId(): string {
+  return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
 }
 
-/** Read without waiting: a file of /proc is there at once, and a thread for each costs ten times the read. */
-function findProcesses(uid: number): Promise<number[]> {
+function findProcesses(uid: number): number[] {
   const found: number[] = []
   for (const name of readdirSync('/proc')) {
     if (!/^[0-9]+$/.test(name)) continue
-    const status = readStatus(name)
+    const status = readProc(`/proc/${name}/status`)
     if (status === undefined || /^State:\s+[ZX]/m.test(status)) continue
     const uids = /^Uid:\s+(.*)$/m.exec(status)?.[1]?.split(/\s+/).map(Number)
     if (uids?.includes(uid) === true) found.push(Number(name))
   }
-  return Promise.resolve(found)
-}
-
-function readStatus(pid: string): string | undefined {
-  try {
-    return readFileSync(`/proc/${pid}/status`, 'latin1')
-  } catch (error) {
-    const code = errnoCode(error)
-    if (code === 'ENOENT' || code === 'ESRCH') return undefined
-    throw error
-  }
+  return found
 }
 
 /** A process may end while it is read: ESRCH is absence too. */
-async function readProc(path: string): Promise<string | undefined> {
+function readProc(path: string): string | undefined {
   try {
-    return await readFile(path, 'utf8')
+    return readFileSync(path, 'latin1')
   } catch (error) {
     const code = errnoCode(error)
     if (code === 'ENOENT' || code === 'ESRCH') return undefined
@@ -268,48 +280,52 @@ function byLine(stream: NodeJS.ReadableStream, listener: (line: string) => void)
   })
 }
 
-async function writeAtomically(path: string, data: string, mode: number): Promise<void> {
-  await throughTemporary(path, data, mode, (temporary) => rename(temporary, path))
+function writeAtomically(path: string, data: string, mode: number): void {
+  throughTemporary(path, data, mode, (temporary) => {
+    renameSync(temporary, path)
+  })
 }
 
-async function claimAtomically(path: string, data: string, mode: number): Promise<boolean> {
+function claimAtomically(path: string, data: string, mode: number): boolean {
   let claimed = true
-  await throughTemporary(path, data, mode, async (temporary) => {
+  throughTemporary(path, data, mode, (temporary) => {
     try {
       // link(2) fails where the name exists: the content is whole from the first instant.
-      await link(temporary, path)
+      linkSync(temporary, path)
     } catch (error) {
       if (errnoCode(error) !== 'EEXIST') throw error
       claimed = false
     }
-    await unlink(temporary)
+    unlinkSync(temporary)
   })
   return claimed
 }
 
-async function throughTemporary(
+function throughTemporary(
   path: string,
   data: string,
   mode: number,
-  place: (temporary: string) => Promise<void>,
-): Promise<void> {
+  place: (temporary: string) => void,
+): void {
   // The directory is root's alone: the name need be unique, not secret.
   const temporary = `${path}.${process.pid}-${process.hrtime.bigint().toString(36)}.tmp`
-  const file = await open(
-    temporary,
-    constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW,
-    mode,
-  )
   try {
+    const file = openSync(
+      temporary,
+      constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY | constants.O_NOFOLLOW,
+      mode,
+    )
     try {
-      await file.writeFile(data)
-      await file.sync()
+      writeFileSync(file, data)
+      fsyncSync(file)
     } finally {
-      await file.close()
+      closeSync(file)
     }
-    await place(temporary)
+    place(temporary)
   } catch (error) {
-    await absentAsUndefined(unlink(temporary))
+    absentAsUndefined(() => {
+      unlinkSync(temporary)
+    })
     throw new JailError(
       'STATE',
       `cannot write ${path}: ${error instanceof Error ? error.message : String(error)}`,
@@ -321,8 +337,8 @@ async function throughTemporary(
   }
 }
 
-async function statLink(path: string): Promise<FileStat | undefined> {
-  const stat = await absentAsUndefined(lstat(path))
+function statLink(path: string): FileStat | undefined {
+  const stat = absentAsUndefined(() => lstatSync(path))
   if (stat === undefined) return undefined
   const kind = stat.isFile()
     ? 'file'
@@ -336,9 +352,9 @@ async function statLink(path: string): Promise<FileStat | undefined> {
   return { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777, kind, mtimeMs: stat.mtimeMs }
 }
 
-async function absentAsUndefined<T>(promise: Promise<T>): Promise<T | undefined> {
+function absentAsUndefined<T>(work: () => T): T | undefined {
   try {
-    return await promise
+    return work()
   } catch (error) {
     if (errnoCode(error) === 'ENOENT') return undefined
     throw error
