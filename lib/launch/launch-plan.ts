@@ -55,7 +55,7 @@ export function planLaunch(input: PlanInput): LaunchPlan {
   const box = mounts === undefined ? plain(tools, out) : bubblewrap(tools)
   const argv = [
     ...['-e', outerScript, '--', String(fds.status), calls, mask],
-    ...[String(input.parentPid), String(spec.user.uid)],
+    ...[String(input.parentPid), String(spec.user.uid), out.has('pid-namespace') ? '0' : '1'],
     ...input.cgroups.flatMap((file) => ['cgroup', file]),
     ...(spec.netns === undefined || out.has('network') ? [] : ['netns', spec.netns]),
     ...(mounts?.stage ?? []),

@@ -2,7 +2,7 @@
  * The three steps of the launch that run as programs of their own, in perl (perl-base is part of
  * every Debian; about 2 ms each). They load no module and see no variable of the command.
  *
- *   outer  root, host       joins cgroups and the network, stages mounts, then becomes bwrap
+ *   outer  root, host       joins cgroups and the network, stages mounts, then waits for its child, which becomes bwrap
  *   init   root, PID 1      loads seccomp, forks the command's child, reaps, reports, ends with the warden
  *   final  service user     sets variables and directory, closes descriptors, becomes the command
  *
@@ -32,7 +32,9 @@ sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
 `
 
 /**
- * argv: STATUS_FD CALLS MASK PARENT_PID JAIL_UID, then operations, then `exec` and the program.
+ * argv: STATUS_FD CALLS MASK PARENT_PID JAIL_UID FENCED(1|0), then operations, then `exec` and the program.
+ * Fenced: the program is PID 1 of a namespace that dies with this step, so that the kernel ends all that it started.
+ * bubblewrap alone does not: its child, killed parent or not, waits for a word of it that never comes.
  * Operations: `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
  * `stage N PATH (rw|ro) (idmap|plain)`, `pin N REL`, `ro N REL`, `hide-file N REL`, `hide-dir N REL`,
  * `make-(directory|placeholder) N REL UID GID`.
@@ -41,7 +43,7 @@ export const outerScript: string =
   head +
   String.raw`
 arguments();
-my $mask = shift @ARGV; my $parent = shift @ARGV; my $user = shift @ARGV;
+my ($mask, $parent, $user, $fenced) = splice @ARGV, 0, 4;
 call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or refuse("signal mask: $!");
 call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
 getppid() == $parent or refuse('the warden has ended');
@@ -198,6 +200,31 @@ while (defined(my $op = shift @ARGV)) {
   $do{$op}->(splice @ARGV, 0, $count);
 }
 fcntl $status, 2, 0;
+if ($fenced) {
+  call('unshare', 0x20000000) == 0 or refuse("PID namespace: $!");
+  $^F = 1000000;
+  pipe my $alive, my $held or refuse("pipe: $!");
+  my $pid = fork // refuse("fork: $!");
+  if ($pid) {
+    # Nothing of the launch stays open here: its pipes' ends tell that the command is gone.
+    opendir my $d, '/proc/self/fd';
+    my @open = grep { /^\d+$/ && $_ > 2 && $_ != fileno $held } readdir $d;
+    closedir $d;
+    for my $n (@open) { if (open my $h, '<&=', $n) { close $h } }
+    $0 = 'agentjail-launch';
+    waitpid $pid, 0;
+    exit $? >> 8;
+  }
+  close $held;
+  call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
+  # It may have died before it was asked for.
+  my $gone = '';
+  vec($gone, fileno $alive, 1) = 1;
+  exit 125 if select $gone, undef, undef, 0;
+  close $alive;
+  # bubblewrap looks its child up by the number that it has here.
+  !defined $staging || call('mount', "proc\0", "/proc\0", "proc\0", 14, 0) == 0 or refuse("/proc: $!");
+}
 exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
 `
 

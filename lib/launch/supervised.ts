@@ -82,12 +82,22 @@ export class Supervised implements Running {
     while (this.initPid !== 0 && isAlive(this.initPid)) await sleep(5)
   }
 
+  /** The command, and the first step's descendant that is its parent: bubblewrap or unshare stand between. */
+  #find(innerPid: number): void {
+    let parent = this.#child.pid ?? 0
+    while (parent !== 0) {
+      const children = childrenOf(parent)
+      this.commandPid = children.find((pid) => innerPidOf(pid) === innerPid)
+      if (this.commandPid !== undefined) this.initPid = parent
+      parent = this.commandPid === undefined ? (children[0] ?? 0) : 0
+    }
+  }
+
   #heard(status: Status): void {
     switch (status.type) {
       case 'started':
         this.#started = true
-        this.initPid = childrenOf(this.#child.pid ?? 0)[0] ?? 0
-        this.commandPid = childrenOf(this.initPid).find((p) => innerPidOf(p) === status.innerPid)
+        this.#find(status.innerPid)
         this.#settle()
         break
       case 'execfail':
@@ -132,7 +142,8 @@ export class Supervised implements Running {
   }
 
   kill(): void {
-    // PID 1 rather than bwrap: bwrap then waits until all of its namespace is gone.
+    // PID 1 rather than bwrap: bwrap then waits until all of its namespace is gone. Before it is known, the first step,
+    // with which the kernel ends all that it started.
     if (this.initPid === 0) this.#child.kill('SIGKILL')
     else if (this.#hits === undefined && isAlive(this.initPid))
       process.kill(this.initPid, 'SIGKILL')
