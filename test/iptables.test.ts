@@ -4,11 +4,12 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { findBaseProblem } from '../lib/backend/iptables/base.js'
 import { DenialReader } from '../lib/backend/iptables/denials.js'
 import { iptablesBackend } from '../lib/backend/iptables/index.js'
+import { guardBytes, judgeGuard, renderGuard } from '../lib/backend/iptables/guard.js'
 import { findJailProblem } from '../lib/backend/iptables/jail.js'
 import { parseListing } from '../lib/backend/iptables/readback.js'
 import { families } from '../lib/backend/iptables/tables.js'
@@ -86,8 +87,11 @@ const makeHost = async (t: Test) => {
       if (state.steps === state.failAt) return { code: 1, stdout: '', stderr: 'made to fail' }
       return await system.run([...enter, ...argv], options)
     },
+    detach: (argv, fifo) => system.detach([...enter, ...argv], fifo),
   }
-  return { inside, state }
+  const stateDir = mkdtempSync('/tmp/agentjail-test-')
+  t.teardown(() => rmSync(stateDir, { recursive: true }))
+  return { inside, state, stateDir }
 }
 
 const save = async (inside: System, tools: IptablesTools) => {
@@ -112,7 +116,9 @@ t.test('golden files, and the tools of both variants take them', async (t) => {
   ]
   for (const [name, plan] of cases) {
     const tools = findIptables('iptables', others)
-    const rendered = iptablesBackend({ system, tools, range }).render(plan)
+    const rendered = iptablesBackend({ system, tools, range, stateDir: '/nonexistent' }).render(
+      plan,
+    )
     const text = rendered.map((one) => `# ${one.title}\n${one.text}`).join('\n')
     const file = new URL(`../../test/golden/${name}.iptables`, import.meta.url)
     if (process.env['UPDATE_GOLDEN'] === '1') writeFileSync(file, text)
@@ -127,10 +133,12 @@ t.test('golden files, and the tools of both variants take them', async (t) => {
             ? [[others.ip, '-batch', '-']]
             : format === 'ipset'
               ? [[ipset, '-exist', 'restore']]
-              : [
-                  [program, '--noflush', '--test'],
-                  [program, '--noflush'],
-                ]
+              : format === 'nft'
+                ? [['/usr/sbin/nft', '-c', '-f', '-']]
+                : [
+                    [program, '--noflush', '--test'],
+                    [program, '--noflush'],
+                  ]
         for (const argv of argvs) {
           const { code, stderr } = await inside.run(argv, { input })
           t.equal(code, 0, `${variant}: ${name}: ${title}: ${argv.join(' ')}: ${stderr}`)
@@ -142,14 +150,17 @@ t.test('golden files, and the tools of both variants take them', async (t) => {
 
 for (const variant of variants) {
   t.test(`${variant}: in, read back, over, out`, async (t) => {
-    const { inside } = await makeHost(t)
+    const { inside, stateDir } = await makeHost(t)
     const tools = findIptables(variant, others)
-    const backend = iptablesBackend({ system: inside, tools, range })
+    const backend = iptablesBackend({ system: inside, tools, range, stateDir })
     // Somebody's own rules, which are to stay as they are.
-    for (const program of [tools.restore, tools.restore6]) {
-      const input = '*filter\n-A OUTPUT -o eth7 -j DROP\nCOMMIT\n'
-      t.equal((await inside.run([program, '--noflush'], { input })).code, 0)
+    const addTheirs = async () => {
+      for (const program of [tools.restore, tools.restore6]) {
+        const input = '*filter\n-A OUTPUT -o eth7 -j DROP\nCOMMIT\n'
+        t.equal((await inside.run([program, '--noflush'], { input })).code, 0)
+      }
     }
+    await addTheirs()
     const theirs = await save(inside, tools)
     await backend.ensureStaticDeny(range)
     const denied = await save(inside, tools)
@@ -157,6 +168,17 @@ for (const variant of variants) {
     await hold.connectGate(gate)
     t.ok(await hold.intact())
     const installed = await save(inside, tools)
+
+    // The guard: as it is printed, and beyond anybody's flush.
+    const nft = async (...words: string[]) => await inside.run(['/usr/sbin/nft', ...words])
+    const listed = (await nft('list', 'table', 'inet', 'agentjail_guard')).stdout
+    t.match(listed, /flags owner/)
+    t.strictSame(ruleLines(listed), ruleLines(renderGuard(range)))
+    await nft('flush', 'ruleset')
+    t.equal((await nft('list', 'table', 'inet', 'agentjail_guard')).stdout, listed, 'after a flush')
+    if (variant === 'iptables-nft') await addTheirs()
+    await hold.restore()
+    t.ok(await hold.intact())
 
     // Each line of ours missing, doubled or changed is seen.
     const part = { plan: everything, gate, round: 1 }
@@ -211,6 +233,8 @@ for (const variant of variants) {
       ...denied,
       ...(await emptyNat(inside, tools, denied)),
     })
+    const tables = (await inside.run(['/usr/sbin/nft', 'list', 'tables'])).stdout
+    t.notMatch(tables, /agentjail/, 'no guard without a jail')
     await backend.collect({ name: 'x', uid, isolation: 'uid' })
     await backend.uninstall()
     for (const family of families) {
@@ -224,9 +248,9 @@ for (const variant of variants) {
   })
 
   t.test(`${variant}: each step may fail, and nothing stays behind`, async (t) => {
-    const { inside, state } = await makeHost(t)
+    const { inside, state, stateDir } = await makeHost(t)
     const tools = findIptables(variant, others)
-    const backend = iptablesBackend({ system: inside, tools, range })
+    const backend = iptablesBackend({ system: inside, tools, range, stateDir })
     await backend.ensureStaticDeny(range)
     const first = await backend.open(everything)
     await first.connectGate(gate)
@@ -249,6 +273,27 @@ for (const variant of variants) {
     t.ok(failed > 8, `${failed} steps failed`)
   })
 }
+
+const ruleLines = (text: string) =>
+  text.split('\n').flatMap((line) => (/^\s+(meta|ct) /.test(line) ? [line.trim()] : []))
+
+t.test('what is not the guard as it was made is seen', (t) => {
+  t.equal(judgeGuard(range, []), 'absent')
+  // A transaction as it is sent holds the same messages as an answer.
+  const messages = (bytes: Buffer): Buffer[] => {
+    const found: Buffer[] = []
+    for (let at = 0; at < bytes.length; at += bytes.readUInt32LE(at))
+      found.push(bytes.subarray(at, at + bytes.readUInt32LE(at)))
+    return found
+  }
+  const whole = messages(guardBytes(range))
+  t.equal(judgeGuard(range, whole), 'right')
+  t.equal(judgeGuard({ ...range, last: range.last - 1 }, whole), 'other', 'another range')
+  for (let n = 2; n < whole.length - 1; n++)
+    t.equal(judgeGuard(range, whole.toSpliced(n, 1)), 'other', `message ${n} missing`)
+  t.equal(judgeGuard(range, [...whole, ...whole.slice(-2)]), 'other', 'a rule too many')
+  t.end()
+})
 
 /** Built-in chains of nat stay, empty, once they were used. */
 const emptyNat = async (

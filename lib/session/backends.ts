@@ -128,9 +128,9 @@ function plainNftables({ system, stateDir, tools }: BackendRequest, nft: string)
 
 /** Loaded only where it is used: nearly no run needs it. */
 async function plainIptables(
-  { system, range, tools }: BackendRequest,
+  { system, range, tools, stateDir }: BackendRequest,
   variant: Variant,
 ): Promise<IptablesBackend> {
   const { iptablesBackend } = await import('../backend/iptables/index.js')
-  return iptablesBackend({ system, tools: findIptables(variant, tools), range })
+  return iptablesBackend({ system, tools: findIptables(variant, tools), range, stateDir })
 }

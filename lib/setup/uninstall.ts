@@ -120,8 +120,10 @@ async function removeTables(system: System, config: Config): Promise<boolean> {
 async function removeIptables(system: System, config: Config): Promise<boolean> {
   const variant = await notedVariant(system, config.stateDir)
   if (variant === undefined) return false
-  const tools = findIptables(variant, { ip: '', unshare: '', nsenter: '', perl: '' })
-  await iptablesBackend({ system, tools, range: config.uidRange }).uninstall()
+  const perl = findTools(['perl']).get('perl')
+  const tools = findIptables(variant, { ip: '', unshare: '', nsenter: '', perl })
+  const { uidRange: range, stateDir } = config
+  await iptablesBackend({ system, tools, range, stateDir }).uninstall()
   await forgetVariant(system, config.stateDir)
   return true
 }

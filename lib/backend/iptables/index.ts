@@ -3,10 +3,12 @@
  * Invariant: see `Backend.open`; every change that others share is made by a caller that holds the lock.
  */
 import type { System } from '../../system/types.js'
+import { endGuard, guardPlace } from '../guard.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
 import { printChange, printSets, printTables } from './ast.js'
 import type { Family } from './ast.js'
 import { baseChanges, jailUids, removalOfAll } from './base.js'
+import { rawGuard, renderGuard } from './guard.js'
 import { jailChanges } from './jail.js'
 import { loopbackRoutes, openNamespace } from './namespace.js'
 import { denialSets, families, gateSets, grantSets, namespaceTables, sharedSets } from './tables.js'
@@ -18,6 +20,8 @@ export interface IptablesOptions {
   readonly system: System
   readonly tools: IptablesTools
   readonly range: UidRange
+  /** Root-owned directory, e.g. /run/agentjail. */
+  readonly stateDir: string
 }
 
 /** For `iptables-restore --noflush` (or `ip6tables-restore`), on a machine that has none of it yet. */
@@ -31,8 +35,14 @@ export interface IptablesBackend extends Backend {
   hasJails(): Promise<boolean>
 }
 
-export function iptablesBackend({ system, tools, range }: IptablesOptions): IptablesBackend {
+export function iptablesBackend({
+  system,
+  tools,
+  range,
+  stateDir,
+}: IptablesOptions): IptablesBackend {
   const tool = new Tool(system, tools)
+  const guard = { place: guardPlace(stateDir), maker: rawGuard(system, tools.perl, range) }
   return {
     name: 'iptables',
     hasJails: async () => {
@@ -44,11 +54,12 @@ export function iptablesBackend({ system, tools, range }: IptablesOptions): Ipta
     open: (plan) =>
       plan.isolation === 'namespace'
         ? openNamespace(system, tools, plan)
-        : Promise.resolve().then(() => new UidHold(system, tool, plan)),
+        : Promise.resolve().then(() => new UidHold(system, tool, guard, plan)),
     collect: async ({ uid, isolation }) => {
-      if (isolation === 'uid') await removeJail(tool, uid, range)
+      if (isolation === 'uid') await removeJail(system, tool, guard, uid, range)
     },
     uninstall: async () => {
+      await endGuard(system, guard.place, guard.maker)
       const listings = await tool.lists()
       const uids = families.flatMap((family) => jailUids(listings[family]))
       for (const family of families)
@@ -106,6 +117,11 @@ function renderPlan(plan: NetworkPlan): RenderedRules[] {
       title: "the gate's ports, what was refused, and pins",
       format: 'ipset',
       text: text(printSets(sets, [...denied.elements, ...protect])),
+    },
+    {
+      title: 'the guard: survives a flush while a jail runs',
+      format: 'nft',
+      text: renderGuard(plan.range),
     },
     ...each('shared by all jails', (family) =>
       baseChanges(family, plan.range, new Map(), true).flatMap((change) =>

@@ -18,6 +18,8 @@ export const passMark = 0x616a6a61
 const flowTag = 0x61600000
 const tagMask = 0xfff00000
 const maxRange = 0x100000
+/** All connection marks of jails. */
+export const flowRange = (): UidRange => ({ first: flowTag, last: flowTag + maxRange - 1 })
 /** Seconds that a connection to an address whose pin has run out may go on, at most. */
 const flowSeconds = 3600
 

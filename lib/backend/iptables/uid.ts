@@ -6,6 +6,8 @@
 import type { Decision } from '../../audit/record.js'
 import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
+import { endGuard, ensureGuard, isGuardHeld } from '../guard.js'
+import type { GuardMaker, GuardPlace } from '../guard.js'
 import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
 import { printChange, printSets } from './ast.js'
 import type { Change, Family } from './ast.js'
@@ -62,8 +64,20 @@ function mustHold(problem: string | undefined): void {
     throw new JailError('VERIFY_FAILED', `the rules are not in force: ${problem}`)
 }
 
+/** The deny that outlives a flush of every table of iptables. */
+export interface Guard {
+  readonly place: GuardPlace
+  readonly maker: GuardMaker
+}
+
 /** All of one uid's jail out, and what only jails need if it was the last. Idempotent. */
-export async function removeJail(tool: Tool, uid: number, range: UidRange): Promise<void> {
+export async function removeJail(
+  system: System,
+  tool: Tool,
+  guard: Guard,
+  uid: number,
+  range: UidRange,
+): Promise<void> {
   const listings = await tool.lists()
   for (const family of families)
     await apply(tool, family, jailRemoval(family, uid, range, listings[family]))
@@ -81,7 +95,9 @@ export async function removeJail(tool: Tool, uid: number, range: UidRange): Prom
   ])
   const shared = names.filter((name) => Object.values<string>(gateSets).includes(name))
   const hasBase = families.some((family) => hasGates(listings[family]))
-  if (left.length > 0 || (!hasBase && shared.length === 0)) return
+  if (left.length > 0) return
+  await endGuard(system, guard.place, guard.maker)
+  if (!hasBase && shared.length === 0) return
   const now = await tool.lists()
   for (const family of families) await apply(tool, family, idleChanges(family, range, now[family]))
   await tool.loadSets(shared.map((name) => `destroy ${name}`))
@@ -91,15 +107,17 @@ export class UidHold implements NetworkHold {
   readonly netns = undefined
   readonly #system: System
   readonly #tool: Tool
+  readonly #guard: Guard
   readonly #denials: DenialReader
   readonly #pins = new Pins()
   #plan: NetworkPlan
   #gate: readonly GatePort[] = []
   #round = 0
 
-  constructor(system: System, tool: Tool, plan: NetworkPlan) {
+  constructor(system: System, tool: Tool, guard: Guard, plan: NetworkPlan) {
     this.#system = system
     this.#tool = tool
+    this.#guard = guard
     this.#plan = plan
     // Throws where the uid is none that the static deny holds.
     leads(plan.uid, plan.range)
@@ -108,6 +126,7 @@ export class UidHold implements NetworkHold {
   }
 
   async connectGate(ports: readonly GatePort[]): Promise<void> {
+    await this.#ensureGuard()
     await ensureBase(this.#tool, this.#plan.range, 'needed')
     const before = this.#gate
     this.#gate = ports
@@ -118,6 +137,10 @@ export class UidHold implements NetworkHold {
     await this.#tool.loadSets(
       gone.map(({ proto, gatePort }) => `del ${gateSets[proto]} ${gatePort}`),
     )
+  }
+
+  #ensureGuard(): Promise<void> {
+    return ensureGuard(this.#system, this.#guard.place, this.#guard.maker)
   }
 
   async pin(pins: readonly Pin[]): Promise<void> {
@@ -181,6 +204,7 @@ export class UidHold implements NetworkHold {
   }
 
   async intact(): Promise<boolean> {
+    if (!(await isGuardHeld(this.#system, this.#guard.place))) return false
     const [listings, tcp, udp] = await Promise.all([
       this.#tool.lists(),
       this.#tool.set(gateSets.tcp),
@@ -194,12 +218,13 @@ export class UidHold implements NetworkHold {
   }
 
   async restore(): Promise<void> {
+    await this.#ensureGuard()
     await ensureBase(this.#tool, this.#plan.range, 'needed')
     await this.#replace(this.#plan)
   }
 
   async close(): Promise<void> {
-    await removeJail(this.#tool, this.#plan.uid, this.#plan.range)
+    await removeJail(this.#system, this.#tool, this.#guard, this.#plan.uid, this.#plan.range)
   }
 
   #findProblem(listings: Listings): string | undefined {

@@ -4,9 +4,9 @@
  */
 import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
+import { endGuard, guardPlace } from '../guard.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
-import { endGuard } from './guard.js'
-import type { GuardPlace } from './guard.js'
+import { guardLook } from './guard.js'
 import { loopbackRoutes, openNamespace } from './namespace.js'
 import type { NamespaceTools } from './namespace.js'
 import { printTable } from './print.js'
@@ -29,7 +29,7 @@ export function renderStaticDeny(range: UidRange): string {
 }
 
 export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): Backend {
-  const guard: GuardPlace = { fifo: `${stateDir}/guard.fifo`, record: `${stateDir}/guard.json` }
+  const guard = guardPlace(stateDir)
 
   const list = async (table: string): Promise<unknown> => {
     const result = await system.run([tools.nft, '-j', 'list', 'table', 'inet', table])
@@ -62,17 +62,17 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
       if (isolation === 'namespace') return
       const listing = await list(tableName.uid)
       if (listing === undefined) {
-        await endGuard(system, guard, list)
+        await endGuard(system, guard, guardLook(list))
         return
       }
       const stale = removalOf(name, uid, listing)
       if (stale.length > 0) await load(stale)
       if (hasJails(await list(tableName.uid))) return
       await load([`delete table inet ${tableName.uid}`])
-      await endGuard(system, guard, list)
+      await endGuard(system, guard, guardLook(list))
     },
     uninstall: async () => {
-      await endGuard(system, guard, list)
+      await endGuard(system, guard, guardLook(list))
       for (const table of [tableName.uid, tableName.static]) {
         if ((await list(table)) !== undefined) await load([`delete table inet ${table}`])
       }

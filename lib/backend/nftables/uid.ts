@@ -5,11 +5,13 @@
 import type { Decision } from '../../audit/record.js'
 import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
+import { ensureGuard, isGuardUp } from '../guard.js'
+import type { GuardPlace } from '../guard.js'
 import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
 import type { Element, Table } from './ast.js'
 import { DenialReader } from './denials.js'
-import { ensureGuard, isGuardUp } from './guard.js'
-import type { GuardPlace, ListTable } from './guard.js'
+import { nftGuard } from './guard.js'
+import type { ListTable } from './guard.js'
 import { printElement, printTable } from './print.js'
 import { findDifference } from './readback.js'
 import { removalOf } from './removal.js'
@@ -64,7 +66,7 @@ class UidHold implements NetworkHold {
   async connectGate(ports: readonly GatePort[]): Promise<void> {
     this.#gate = ports
     const { nft, guard, list } = this.#place
-    await ensureGuard(this.#system, nft, guard, this.#plan.range, list)
+    await ensureGuard(this.#system, guard, nftGuard(nft, this.#plan.range, list))
     await this.#ensureBase()
     const part = uidJail(this.#plan, ports)
     // What a dead jail of this name left is replaced in the same transaction.
@@ -166,7 +168,11 @@ class UidHold implements NetworkHold {
         parts.every((part) => findDifference(part, listing, 'part') === undefined) &&
         findDifference(staticTable(this.#plan.range), await this.#list(tableName.static)) ===
           undefined &&
-        (await isGuardUp(this.#system, this.#place.guard, this.#plan.range, this.#list))
+        (await isGuardUp(
+          this.#system,
+          this.#place.guard,
+          nftGuard(this.#place.nft, this.#plan.range, this.#list),
+        ))
       )
     } catch {
       // The session ended, or cannot be asked: restoring it is what finds out.
@@ -178,7 +184,7 @@ class UidHold implements NetworkHold {
     if (this.#nft.hasEnded()) this.#nft = openNft(this.#system, [this.#place.nft, '-j', '-i'])
     await restoreStatic(this.#nft, this.#plan.range)
     const { nft, guard, list } = this.#place
-    await ensureGuard(this.#system, nft, guard, this.#plan.range, list)
+    await ensureGuard(this.#system, guard, nftGuard(nft, this.#plan.range, list))
     await this.#ensureBase()
     await this.update(this.#plan)
   }

@@ -1,0 +1,105 @@
+/**
+ * The guard: the static deny once more, in an nftables table owned by a process of ours, which a flush or a delete by
+ * anybody else leaves alone. One owner for the whole machine, alive while any jail runs in `uid` isolation.
+ * Invariant: the guard only denies; its end opens nothing, since the static deny says the same.
+ */
+import { JailError } from '../errors.js'
+import type { Argv, System } from '../system/types.js'
+
+export interface GuardPlace {
+  readonly fifo: string
+  /** Who holds it: `{pid, start}`. */
+  readonly record: string
+}
+
+export const guardPlace = (stateDir: string): GuardPlace => ({
+  fifo: `${stateDir}/guard.fifo`,
+  record: `${stateDir}/guard.json`,
+})
+
+/** How one backend makes its guard and looks at it. */
+export interface GuardMaker {
+  /** Owns what it is told to make on standard input, and ends by the line `quit`. */
+  readonly owner: Argv
+  /** For the owner, one line. */
+  readonly rules: string
+  /** What the kernel has, compared with `rules`. */
+  look(): Promise<'right' | 'other' | 'absent'>
+}
+
+const patience = 200
+const pause = 10
+
+/** Guard in force when it resolves; started if need be. Call it under the lock. */
+export async function ensureGuard(
+  system: System,
+  place: GuardPlace,
+  maker: GuardMaker,
+): Promise<void> {
+  if (await isGuardUp(system, place, maker)) return
+  await endGuard(system, place, maker)
+  const pid = await system.detach(maker.owner, place.fifo)
+  const start = await system.processStart(pid)
+  await system.writeFile(place.record, JSON.stringify({ pid, start }), 0o600)
+  await system.feed(place.fifo, `${maker.rules}\n`)
+  for (let tries = 0; tries < patience; tries++) {
+    if (await isGuardUp(system, place, maker)) return
+    await system.sleep(pause)
+  }
+  throw new JailError('VERIFY_FAILED', 'the guard table is not in force', {
+    hint: 'isolation uid needs a kernel with owned nftables tables (5.12 or later): use isolation namespace',
+  })
+}
+
+/** Whether its owner lives and its rules read back as written. */
+export async function isGuardUp(
+  system: System,
+  place: GuardPlace,
+  maker: Pick<GuardMaker, 'look'>,
+): Promise<boolean> {
+  if ((await guardPid(system, place)) === undefined) return false
+  return (await maker.look()) === 'right'
+}
+
+/** Whether its owner lives: nobody else can have changed what was read back before. */
+export const isGuardHeld = async (system: System, place: GuardPlace): Promise<boolean> =>
+  (await guardPid(system, place)) !== undefined
+
+/** Ends the owner and with it the table, also one that was never recorded. Idempotent; under the lock. */
+export async function endGuard(
+  system: System,
+  place: GuardPlace,
+  maker: Pick<GuardMaker, 'look'>,
+): Promise<void> {
+  if ((await system.lstat(place.fifo)) === undefined) return
+  const pid = await guardPid(system, place)
+  // A warden killed between start and record leaves an owner that only its FIFO reaches; nobody reads: an error.
+  await system.feed(place.fifo, 'quit\n').catch(() => undefined)
+  if (pid !== undefined) system.kill(pid, 'SIGKILL')
+  await system.removeFile(place.record)
+  for (let tries = 0; tries < patience; tries++) {
+    if ((await maker.look()) === 'absent') {
+      await system.removeFile(place.fifo)
+      return
+    }
+    await system.sleep(pause)
+  }
+  throw new JailError('STATE', 'the guard table does not go: its owner is not known', {
+    hint: 'find the process that owns it (nft list table inet agentjail_guard), and end it',
+  })
+}
+
+async function guardPid(system: System, place: GuardPlace): Promise<number | undefined> {
+  const text = await system.readFile(place.record)
+  if (text === undefined) return undefined
+  try {
+    const { pid, start } = JSON.parse(text) as { pid?: unknown; start?: unknown }
+    return typeof pid === 'number' &&
+      typeof start === 'number' &&
+      (await system.processStart(pid)) === start
+      ? pid
+      : undefined
+  } catch {
+    return undefined
+  }
+}
