@@ -90,7 +90,11 @@ const makeHost = async (t: Test) => {
     detach: (argv, fifo) => system.detach([...enter, ...argv], fifo),
   }
   const stateDir = mkdtempSync('/tmp/agentjail-test-')
-  t.teardown(() => rmSync(stateDir, { recursive: true }))
+  t.teardown(async () => {
+    // The guard's owner, where a test broke off.
+    await system.feed(`${stateDir}/guard.fifo`, 'quit\n').catch(() => undefined)
+    rmSync(stateDir, { recursive: true })
+  })
   return { inside, state, stateDir }
 }
 

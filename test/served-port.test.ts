@@ -3,6 +3,7 @@
  * Judge: the kernel, in a network namespace in the host's place. Needs root.
  */
 import { spawn } from 'node:child_process'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
 import { iptablesBackend } from '../lib/backend/iptables/index.js'
@@ -60,23 +61,28 @@ async function makeHost(t: Test): Promise<System> {
   const host: System = {
     ...system,
     run: (argv, options) => system.run([...enter, ...argv], options),
+    detach: (argv, fifo) => system.detach([...enter, ...argv], fifo),
   }
   await host.run([found.get('ip'), 'link', 'set', 'lo', 'up'])
   return host
 }
 
-const loaders: Readonly<Record<string, (host: System) => Promise<void>>> = {
+const loaders: Readonly<Record<string, (host: System, t: Test) => Promise<void>>> = {
   nftables: async (host) => {
     const tables = [staticTable(range), uidBase(range), uidJail(plan, [])]
     const input = tables.flatMap(printTable).join('\n')
     const { code, stderr } = await host.run(['/usr/sbin/nft', '-f', '-'], { input: `${input}\n` })
     if (code !== 0) throw new Error(stderr)
   },
-  'iptables-nft': (host) => loadIptables(host, 'iptables-nft'),
-  'iptables-legacy': (host) => loadIptables(host, 'iptables-legacy'),
+  'iptables-nft': (host, t) => loadIptables(host, t, 'iptables-nft'),
+  'iptables-legacy': (host, t) => loadIptables(host, t, 'iptables-legacy'),
 }
 
-async function loadIptables(host: System, variant: 'iptables-nft' | 'iptables-legacy') {
+async function loadIptables(
+  host: System,
+  t: Test,
+  variant: 'iptables-nft' | 'iptables-legacy',
+): Promise<void> {
   const found = findTools(['ip', 'unshare', 'nsenter', 'perl'])
   const tools = findIptables(variant, {
     ip: found.get('ip'),
@@ -84,15 +90,21 @@ async function loadIptables(host: System, variant: 'iptables-nft' | 'iptables-le
     nsenter: found.get('nsenter'),
     perl: found.get('perl'),
   })
-  const backend = iptablesBackend({ system: host, tools, range })
+  const stateDir = mkdtempSync('/tmp/agentjail-test-')
+  const backend = iptablesBackend({ system: host, tools, range, stateDir })
   await backend.ensureStaticDeny(range)
-  await (await backend.open(plan)).connectGate([])
+  const hold = await backend.open(plan)
+  t.teardown(async () => {
+    await hold.close()
+    rmSync(stateDir, { recursive: true })
+  })
+  await hold.connectGate([])
 }
 
 for (const [name, load] of Object.entries(loaders)) {
   t.test(name, async (t) => {
     const host = await makeHost(t)
-    await load(host)
+    await load(host, t)
     const argv = ['/usr/bin/perl', '-e', attempts, String(plan.uid), String(served)] as const
     const { stdout, stderr } = await host.run(argv, { timeout: 60_000 })
     t.equal(stdout, 'what the jail serves\n', stderr)

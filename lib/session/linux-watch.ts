@@ -6,10 +6,8 @@
 import type { NetworkHold } from '../backend/types.js'
 import type { NetworkPlan } from '../backend/types.js'
 import type { LinuxContext } from './context.js'
-import { freeze } from './freeze.js'
 import type { HeldCommand } from './held-command.js'
 import { withLock } from './lock.js'
-import type { SignalRelay } from './signals.js'
 import { watch } from './watch.js'
 import type { Watch, Watched } from './watch.js'
 
@@ -21,20 +19,16 @@ export interface WatchedJail {
   readonly network: Pick<NetworkPlan, 'isolation' | 'uid'>
   readonly hold: NetworkHold
   readonly command: HeldCommand
-  readonly signals: SignalRelay
   readonly onNotice: (text: string) => void
 }
 
 export function watchJail(jail: WatchedJail): Watch {
   const { context, network, command, onNotice } = jail
-  const isFrozen = context.backend.name === 'iptables'
-  return watch(network.isolation === 'uid' ? rulesOf(jail, isFrozen) : staticDeny(context), {
+  return watch(network.isolation === 'uid' ? rulesOf(jail) : staticDeny(context), {
     every: watchInterval[network.isolation],
     onRestored: () => {
       onNotice(
-        `the firewall rules were gone (another tool?) and have been restored; ${
-          isFrozen ? 'the command was stopped meanwhile' : 'meanwhile all was denied'
-        }`,
+        'the firewall rules were gone (another tool?) and have been restored; meanwhile all was denied',
       )
     },
     onLost: (why) => {
@@ -43,21 +37,10 @@ export function watchJail(jail: WatchedJail): Watch {
   })
 }
 
-/** nftables has a deny that others cannot flush; where there is none, nothing of the command runs meanwhile. */
-function rulesOf({ context, network, hold, signals }: WatchedJail, isFrozen: boolean): Watched {
-  const { system, config } = context
-  const stop = async (): Promise<() => Promise<void>> => {
-    const release = signals.ownStop()
-    const thaw = await freeze(system, network.uid)
-    return async () => {
-      await thaw()
-      release()
-    }
-  }
+function rulesOf({ context, hold }: WatchedJail): Watched {
   return {
     intact: () => hold.intact(),
-    restore: () => withLock(config.stateDir, () => hold.restore()),
-    ...(isFrozen ? { freeze: stop } : {}),
+    restore: () => withLock(context.config.stateDir, () => hold.restore()),
   }
 }
 

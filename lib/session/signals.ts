@@ -29,8 +29,6 @@ const groupWindow = 40
 export interface SignalRelay {
   /** From here on signals go to this command; those that came before are delivered first. */
   attach(running: Running): void
-  /** The command is about to be stopped by the warden itself, which goes on: until the result is called. */
-  ownStop(): () => void
   detach(): void
 }
 
@@ -39,7 +37,6 @@ export function relaySignals(): SignalRelay {
   const pending: NodeJS.Signals[] = []
   const seenByGroup = new Map<NodeJS.Signals, number>()
   let running: Running | undefined
-  let ownStops = 0
 
   const deliver = async (signal: NodeJS.Signals): Promise<void> => {
     if (running === undefined) {
@@ -65,18 +62,10 @@ export function relaySignals(): SignalRelay {
         setTimeout(() => seenByGroup.set(signal, 0), 4 * groupWindow).unref()
       })
       command.onStopped(() => {
-        if (ownStops > 0) return
         // The caller's shell waits for this process: it must see its job stop when the command does.
         process.kill(process.pid, 'SIGSTOP')
       })
       for (const signal of pending) command.signal(signal)
-    },
-    ownStop: () => {
-      ownStops += 1
-      return () => {
-        // PID 1's word of it comes a moment later.
-        setTimeout(() => (ownStops -= 1), 4 * groupWindow).unref()
-      }
     },
     detach: () => {
       for (const [signal, handler] of handlers) process.off(signal, handler)

@@ -93,7 +93,7 @@ export class Warden {
       const running = await this.#launch(gate)
       signals.attach(running)
       gate.guard()
-      return await this.#supervise(running, network, signals)
+      return await this.#supervise(running, network)
     } finally {
       this.#command.beginEnd()
       await this.#undo.all()
@@ -201,7 +201,7 @@ export class Warden {
     }
   }
 
-  async #supervise(running: Running, network: JailNetwork, signals: SignalRelay): Promise<Ending> {
+  async #supervise(running: Running, network: JailNetwork): Promise<Ending> {
     await this.#enterRunning(running, network)
     const { hold } = network
     const denials = setInterval(() => {
@@ -214,7 +214,6 @@ export class Warden {
       network: this.#plan.network,
       hold,
       command: this.#command,
-      signals,
       onNotice: this.#events.onNotice,
     })
     try {

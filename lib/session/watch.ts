@@ -7,8 +7,6 @@ import { errorMessage } from '../errors.js'
 export interface Watched {
   intact(): Promise<boolean>
   restore(): Promise<void>
-  /** Where what is gone may open something: nothing of the command runs until the result is called. */
-  freeze?(): Promise<() => Promise<void>>
 }
 
 export interface WatchOptions {
@@ -31,9 +29,7 @@ export function watch(watched: Watched, options: WatchOptions): Watch {
   const look = async (): Promise<void> => {
     try {
       if (!(await watched.intact())) {
-        const thaw = await watched.freeze?.()
         await watched.restore()
-        await thaw?.()
         options.onRestored()
       }
     } catch (error) {

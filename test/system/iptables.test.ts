@@ -240,7 +240,7 @@ const flushed = async (t: Test, { lab, variant, prefix }: Bench) => {
   await lab.capture.clear()
   t.ok(await goesOn(jail), 'the command goes on')
   t.same((await lab.capture.packets(toEvil)).length, 0, 'and nothing after')
-  const ordered = (lines: string[]) => lines.map((line) => line.replace(/-[01]-/, '-')).sort()
+  const ordered = (lines: string[]) => lines.map((line) => line.replace(/-[01]-/g, '-')).sort()
   t.same(ordered(await rules(lab, variant)), ordered(before), 'all of it is there again')
   jail.kill('SIGKILL')
   await jail.ended

@@ -128,11 +128,21 @@ export class UidHold implements NetworkHold {
   async connectGate(ports: readonly GatePort[]): Promise<void> {
     await this.#ensureGuard()
     await ensureBase(this.#tool, this.#plan.range, 'needed')
+    this.#pins.clear()
+    await this.#moveTo(this.#plan, ports)
+  }
+
+  async #moveTo(plan: NetworkPlan, ports: readonly GatePort[]): Promise<void> {
     const before = this.#gate
     this.#gate = ports
-    this.#pins.clear()
-    await this.#replace(this.#plan)
-    // The ports of a gate that ended are anybody's again.
+    try {
+      await this.#replace(plan)
+    } catch (error) {
+      // What a half-made change left is not what the next look expects: it is put back.
+      this.#gate = before
+      throw error
+    }
+    // The ports of a gate that ended, or that the plan needs no more, are anybody's again.
     const gone = before.filter((port) => !ports.some((now) => sameGatePort(now, port)))
     await this.#tool.loadSets(
       gone.map(({ proto, gatePort }) => `del ${gateSets[proto]} ${gatePort}`),
@@ -149,9 +159,9 @@ export class UidHold implements NetworkHold {
     await this.#tool.loadSets(printSets([], elements))
   }
 
-  async update(plan: NetworkPlan): Promise<void> {
+  async update(plan: NetworkPlan, ports: readonly GatePort[] = this.#gate): Promise<void> {
     this.#pins.carry(this.#plan, plan)
-    await this.#replace(plan)
+    await this.#moveTo(plan, ports)
   }
 
   /** New sets beside the old, rules over to them, old sets out: at no point is a rule without its set. */
