@@ -12,7 +12,7 @@ interface Given extends Omit<LaunchSpec, 'env'> {
   readonly stagingDir: string
 }
 
-const programs = ['perl', 'setpriv', 'unshare', 'bwrap'] as const
+const programs = ['perl', 'unshare', 'bwrap'] as const
 type Programs = Readonly<Record<(typeof programs)[number], string>>
 
 const given = JSON.parse(process.env['AGENTJAIL_TEST_SPEC'] ?? '') as Given

@@ -1,7 +1,7 @@
 /**
  * Whether root here is root enough: in a container it may not be. Pure.
  * Invariant: a launch that could not drop what it must drop is refused, not weakened: without
- * CAP_SETPCAP the bounding set would stay as it is, and setpriv says nothing.
+ * CAP_SETPCAP the bounding set would stay as it is.
  */
 import { JailError } from '../errors.js'
 

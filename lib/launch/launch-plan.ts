@@ -5,7 +5,7 @@
  */
 import { JailError } from '../errors.js'
 import type { MountPlan } from './mount-plan.js'
-import { blockedSignals, finalScript, initScript, outerScript } from './step-scripts.js'
+import { blockedSignals, initScript, outerScript } from './step-scripts.js'
 import { stepCalls, type Machine } from './syscall-numbers.js'
 import type { LaunchTools } from './launch-tools.js'
 import type { HardeningPiece, LaunchSpec } from './types.js'
@@ -48,9 +48,8 @@ export function planLaunch(input: PlanInput): LaunchPlan {
     ...[tools.perl, '-e', initScript, '--', String(fds.status), calls, mask, String(fds.control)],
     ...[input.filter === undefined ? '-1' : String(fds.filter)],
     ...[input.rlimits === '' ? '-' : input.rlimits],
-    ...[tools.setpriv, ...credentials(spec, out), '--'],
-    ...[tools.perl, '-e', finalScript, '--', calls, String(fds.spec)],
-    ...[out.has('close-descriptors') ? '0' : '1'],
+    ...[String(spec.user.uid), String(spec.user.gid), drops(out)],
+    ...[String(fds.spec), out.has('close-descriptors') ? '0' : '1'],
   ]
   const box = mounts === undefined ? plain(tools, out) : bubblewrap(tools)
   const argv = [
@@ -73,17 +72,10 @@ export function planLaunch(input: PlanInput): LaunchPlan {
   }
 }
 
-/** setpriv's options; empty bounding set before the first exec: file capabilities survive otherwise. */
-function credentials(spec: LaunchSpec, out: ReadonlySet<HardeningPiece>): string[] {
-  return [
-    `--reuid=${String(spec.user.uid)}`,
-    `--regid=${String(spec.user.gid)}`,
-    out.has('groups') ? '--keep-groups' : '--clear-groups',
-    ...(out.has('capabilities')
-      ? []
-      : ['--inh-caps=-all', '--ambient-caps=-all', '--bounding-set=-all']),
-    ...(out.has('no-new-privs') ? [] : ['--no-new-privs']),
-  ]
+/** What the child of PID 1 gives up with its ids. */
+function drops(out: ReadonlySet<HardeningPiece>): string {
+  const all = ['groups', 'capabilities', 'no-new-privs'] as const
+  return all.filter((piece) => !out.has(piece)).join(',') || '-'
 }
 
 function bubblewrap(tools: LaunchTools): string[] {

@@ -3,7 +3,6 @@
  */
 export interface LaunchTools {
   readonly perl: string
-  readonly setpriv: string
   readonly unshare: string
   /** Absent: not installed; only `basic` can do without. */
   readonly bwrap?: string
@@ -13,12 +12,11 @@ export interface LaunchTools {
 
 /** Of the tools a context has, those of a launch; mounts are staged below its state directory. */
 export function launchTools(
-  { perl, setpriv, unshare, bwrap }: Omit<LaunchTools, 'stagingDir'>,
+  { perl, unshare, bwrap }: Omit<LaunchTools, 'stagingDir'>,
   stateDir: string,
 ): LaunchTools {
   return {
     perl,
-    setpriv,
     unshare,
     ...(bwrap === undefined ? {} : { bwrap }),
     stagingDir: `${stateDir}/stage`,

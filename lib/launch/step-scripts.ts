@@ -1,9 +1,10 @@
 /**
- * The three steps of the launch that run as programs of their own, in perl (perl-base is part of
- * every Debian; about 2 ms each). They load no module and see no variable of the command.
+ * The steps of the launch, in perl (perl-base is part of every Debian; about 2 ms for each program). They load no
+ * module and see no variable of the command.
  *
  *   outer  root, host       joins cgroups and the network, stages mounts, then waits for its child, which becomes bwrap
  *   init   root, PID 1      loads seccomp, forks the command's child, reaps, reports, ends with the warden
+ *   drop   init's child     becomes the service user, and looks that nothing of root's is left
  *   final  service user     sets variables and directory, closes descriptors, becomes the command
  *
  * Invariant: they are constant text; everything that varies reaches them as argv or on a pipe, as data.
@@ -229,8 +230,85 @@ exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
 `
 
 /**
- * argv: STATUS_FD CALLS MASK CONTROL_FD FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`), then the
- * program to run for the child, to which the number of the exec pipe is appended.
+ * argv: UID GID DROPS(comma: groups, capabilities, no-new-privs; or `-`). By the kernel's own numbers (<linux/prctl.h>,
+ * <linux/capability.h>): the bounding set first, while there is the privilege to; then the ids, with which the other
+ * sets go; what the kernel says afterwards is what counts.
+ */
+const drop = String.raw`
+my ($uid, $gid, $drops) = splice @ARGV, 0, 3;
+$_ += 0 for $uid, $gid;
+my %drop = map { $_ => 1 } split /,/, $drops;
+if ($drop{capabilities}) {
+  for (my $cap = 0; (my $has = call('prctl', 23, $cap, 0, 0, 0)) >= 0; $cap++) {
+    !$has or call('prctl', 24, $cap, 0, 0, 0) == 0 or refuse("bounding set: $!");
+  }
+  call('prctl', 47, 4, 0, 0, 0) == 0 or refuse("ambient capabilities: $!");
+}
+if ($drop{groups}) { call('setgroups', 0, 0) == 0 or refuse("groups: $!") }
+call('setresgid', $gid, $gid, $gid) == 0 or refuse("gid $gid: $!");
+call('setresuid', $uid, $uid, $uid) == 0 or refuse("uid $uid: $!");
+if ($drop{capabilities}) {
+  call('capset', pack('LL', 0x20080522, 0), "\0" x 24) == 0 or refuse("capabilities: $!");
+}
+if ($drop{'no-new-privs'}) { call('prctl', 38, 1, 0, 0, 0) == 0 or refuse("no_new_privs: $!") }
+{
+  open my $h, '<', '/proc/self/status' or refuse("status: $!");
+  my $is = do { local $/; <$h> };
+  close $h;
+  my @held = ("Uid:\t$uid\t$uid\t$uid\t$uid\n", "Gid:\t$gid\t$gid\t$gid\t$gid\n");
+  push @held, map "Cap$_:\t0000000000000000\n", qw(Inh Prm Eff Bnd Amb) if $drop{capabilities};
+  push @held, "NoNewPrivs:\t1\n" if $drop{'no-new-privs'};
+  index($is, $_) >= 0 or refuse("not dropped: $_") for @held;
+  $is =~ /^Groups:\s*$/m or refuse('groups are left') if $drop{groups};
+}
+`
+
+/**
+ * argv: SPEC_FD CLOSE(1|0). The spec pipe: NUL-ended fields: cwd, count of variables,
+ * `NAME=value` each, then the command. Writes `E text` for a failure of its own, `R` before the exec,
+ * and errno after a failed one, to the exec pipe, which closes on exec.
+ */
+const final = String.raw`
+my ($spec_fd, $close) = @ARGV;
+my $word_fd = fileno $word;
+fcntl $word, 2, 1;
+*refuse = sub { syswrite $word, "E$_[0]"; exit 125 };
+open my $spec, '<&=', $spec_fd or refuse("spec pipe: $!");
+my @field = split /\0/, do { local $/; <$spec> }, -1;
+close $spec;
+pop @field eq '' && @field > 2 or refuse('the launch spec is cut short');
+my ($cwd, $count) = splice @field, 0, 2;
+@field > $count or refuse('the launch spec is cut short');
+%ENV = ();
+for (splice @field, 0, $count) { my ($k, $v) = split /=/, $_, 2; $ENV{$k} = $v }
+chdir $cwd or refuse("working directory $cwd: $!");
+if ($close) {
+  opendir my $d, '/proc/self/fd' or refuse("descriptors: $!");
+  my @fd = grep { /^\d+$/ && $_ > 2 && $_ != $word_fd } readdir $d;
+  closedir $d;
+  for my $n (@fd) { if (open my $h, '<&=', $n) { close $h } }
+}
+for (keys %SIG) { $SIG{$_} = 'DEFAULT' if /^[A-Z]/ && !/^(KILL|STOP)$/ }
+my $none = pack 'Q', 0;
+syscall($nr{rtSigprocmask}, 2, $none, 0, 8) == 0 or refuse("signal mask: $!");
+syswrite $word, 'R';
+exec { $field[0] } @field;
+my $errno = $! + 0;
+my $text = "$!";
+my $name = $field[0];
+my $code = 126;
+if (-d $name && $name =~ m{/}) { $text = 'Is a directory' }
+elsif ($errno == 2 && $name !~ m{/}) { ($text, $code) = ('command not found', 127) }
+elsif ($errno == 2 && -e $name) { $text = 'bad interpreter: No such file or directory' }
+elsif ($errno == 2 || $errno == 20) { $code = 127 }
+syswrite STDERR, "agentjail: $name: $text\n";
+syswrite $word, $errno;
+exit $code;
+`
+
+/**
+ * argv: STATUS_FD CALLS MASK CONTROL_FD FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`), then what `drop` and `final`
+ * take, which the child does.
  * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, then `exit N` or `signaled N`.
  * The control pipe carries signal numbers for the command; its end means that the warden has ended.
  */
@@ -254,10 +332,7 @@ if ($filter_fd >= 0) {
   call('prctl', 22, 2, pack('S x6 P', length($filter) / 8, $filter), 0, 0) == 0
     or refuse("seccomp: $!");
 }
-$^F = 1000000;
 pipe my $ready, my $word or refuse("pipe: $!");
-$^F = 2;
-fcntl $ready, 2, 1;
 my $pid = fork // refuse("fork: $!");
 if (!$pid) {
   for my $pair ($limits eq '-' ? () : split /,/, $limits) {
@@ -271,7 +346,10 @@ if (!$pid) {
       or refuse("limit $resource: $!");
   }
   $SIG{PIPE} = 'DEFAULT';
-  exec { $ARGV[0] } @ARGV, fileno $word or refuse("$ARGV[0]: $!");
+` +
+  drop +
+  final +
+  String.raw`
 }
 close $word;
 my $fd = call('signalfd4', -1, pack('Q', $mask), 8, 0x80800);
@@ -283,7 +361,7 @@ sub judge {
   if ($words =~ /^R(\d+)/) { report("execfail $1") }
   elsif ($words eq 'R') { report("started $pid") }
   elsif ($words =~ /^E(.*)/s) { refuse($1) }
-  else { refuse('setpriv could not start the command') }
+  else { refuse('the last step ended without a word') }
 }
 sub reap {
   # By number: what perl's waitpid leaves in $? does not tell a stop from an exit.
@@ -327,50 +405,4 @@ while (1) {
     kill $1, $pid while $pending =~ s/^(\d+)\n//;
   }
 }
-`
-
-/**
- * argv: CALLS SPEC_FD CLOSE(1|0) EXEC_FD. The spec pipe: NUL-ended fields: cwd, count of variables,
- * `NAME=value` each, then the command. Writes `E text` for a failure of its own, `R` before the exec,
- * and errno after a failed one, to the exec pipe, which closes on exec.
- */
-export const finalScript: string = String.raw`
-use strict;
-my (%nr, $word);
-%nr = split /[=,]/, shift @ARGV;
-my ($spec_fd, $close, $word_fd) = @ARGV;
-open $word, '>&=', $word_fd or exit 125;
-fcntl $word, 2, 1;
-sub refuse { syswrite $word, "E$_[0]"; exit 125 }
-open my $spec, '<&=', $spec_fd or refuse("spec pipe: $!");
-my @field = split /\0/, do { local $/; <$spec> }, -1;
-close $spec;
-pop @field eq '' && @field > 2 or refuse('the launch spec is cut short');
-my ($cwd, $count) = splice @field, 0, 2;
-@field > $count or refuse('the launch spec is cut short');
-%ENV = ();
-for (splice @field, 0, $count) { my ($k, $v) = split /=/, $_, 2; $ENV{$k} = $v }
-chdir $cwd or refuse("working directory $cwd: $!");
-if ($close) {
-  opendir my $d, '/proc/self/fd' or refuse("descriptors: $!");
-  my @fd = grep { /^\d+$/ && $_ > 2 && $_ != $word_fd } readdir $d;
-  closedir $d;
-  for my $n (@fd) { if (open my $h, '<&=', $n) { close $h } }
-}
-for (keys %SIG) { $SIG{$_} = 'DEFAULT' if /^[A-Z]/ && !/^(KILL|STOP)$/ }
-my $none = pack 'Q', 0;
-syscall($nr{rtSigprocmask}, 2, $none, 0, 8) == 0 or refuse("signal mask: $!");
-syswrite $word, 'R';
-exec { $field[0] } @field;
-my $errno = $! + 0;
-my $text = "$!";
-my $name = $field[0];
-my $code = 126;
-if (-d $name && $name =~ m{/}) { $text = 'Is a directory' }
-elsif ($errno == 2 && $name !~ m{/}) { ($text, $code) = ('command not found', 127) }
-elsif ($errno == 2 && -e $name) { $text = 'bad interpreter: No such file or directory' }
-elsif ($errno == 2 || $errno == 20) { $code = 127 }
-syswrite STDERR, "agentjail: $name: $text\n";
-syswrite $word, $errno;
-exit $code;
 `

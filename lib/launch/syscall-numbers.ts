@@ -17,6 +17,10 @@ export interface StepCalls {
   readonly rtSigprocmask: number
   readonly signalfd4: number
   readonly wait4: number
+  readonly setgroups: number
+  readonly setresgid: number
+  readonly setresuid: number
+  readonly capset: number
 }
 
 /** The calls of the launch steps by number. */
@@ -31,6 +35,10 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     rtSigprocmask: 14,
     signalfd4: 289,
     wait4: 61,
+    setgroups: 116,
+    setresgid: 119,
+    setresuid: 117,
+    capset: 126,
   },
   arm64: {
     mount: 40,
@@ -42,6 +50,10 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     rtSigprocmask: 135,
     signalfd4: 74,
     wait4: 260,
+    setgroups: 159,
+    setresgid: 149,
+    setresuid: 147,
+    capset: 91,
   },
 }
 
