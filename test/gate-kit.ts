@@ -16,7 +16,7 @@ import { type Ask, createAsk } from '../lib/gate/dns/upstream.js'
 import { Grants } from '../lib/gate/grants.js'
 import { Names, type PinInKernel } from '../lib/gate/names.js'
 import type { GatePolicy } from '../lib/gate/protocol.js'
-import { type HttpHandlers, Relay } from '../lib/gate/relay.js'
+import { type HttpHandlers, Relay, serverOptions } from '../lib/gate/relay.js'
 import { parseCidr } from '../lib/policy/addresses.js'
 import { parseHostPattern } from '../lib/policy/hosts.js'
 import { isProblem } from '../lib/policy/problem.js'
@@ -161,6 +161,61 @@ export function assemble(
       return connections.cutWithdrawn(grants)
     },
   }
+}
+
+/** A test to tidy up after. */
+export interface Tap {
+  teardown(tidy: () => void): void
+}
+
+export interface Setup {
+  readonly parts: Parts
+  /** Connects as the jail would, to this destination. */
+  readonly connect: (destination: string | undefined, port?: number) => net.Socket
+}
+
+/** A relay on loopback. */
+export async function setUp(t: Tap, given: GatePolicy): Promise<Setup> {
+  const parts = assemble(given)
+  let next: { destination: string | undefined; port: number } | undefined
+  const server = net.createServer(serverOptions, (socket) => {
+    void parts.relay.accept(socket, next!.destination, next!.port)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const sockets: net.Socket[] = []
+  t.teardown(() => {
+    server.close()
+    parts.connections.cutAll()
+    for (const socket of sockets) socket.destroy()
+  })
+  return {
+    parts,
+    connect: (destination, port = 443) => {
+      next = { destination, port }
+      const socket = net.connect({
+        host: '127.0.0.1',
+        port: (server.address() as net.AddressInfo).port,
+        allowHalfOpen: true,
+      })
+      sockets.push(socket)
+      return socket
+    },
+  }
+}
+
+/** Everything until the end, or the error's code. */
+export function outcome(socket: net.Socket): Promise<Buffer | string> {
+  return new Promise((resolve) => {
+    const chunks: Buffer[] = []
+    socket.on('data', (chunk: Buffer) => chunks.push(chunk)).resume()
+    socket.on('end', () => resolve(Buffer.concat(chunks)))
+    socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? 'error'))
+  })
+}
+
+/** `dns.hosts` that lead to loopback. */
+export function fixed(...names: string[]): readonly (readonly [string, readonly string[]])[] {
+  return names.map((name) => [name, ['127.0.0.1']] as const)
 }
 
 /** Asks a filter as a client would. */

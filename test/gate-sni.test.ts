@@ -4,10 +4,8 @@
 import net from 'node:net'
 import t from 'tap'
 import type { Decision } from '../lib/audit/record.js'
-import type { GatePolicy } from '../lib/gate/protocol.js'
-import { serverOptions } from '../lib/gate/relay.js'
 import { parseHello } from '../lib/gate/sni/hello.js'
-import { assemble, cidrGrant, deny, grant, type Parts, policy } from './gate-kit.js'
+import { cidrGrant, deny, fixed, grant, outcome, policy, setUp, type Tap } from './gate-kit.js'
 import { makeHello, nodeHello, records, serverName } from './gate-hellos.js'
 
 const noName = 'nameless'
@@ -131,42 +129,6 @@ t.test('parseHello', async (t) => {
   t.equal(parseHello(await nodeHello({})).kind, noName, "Node's own without a name")
 })
 
-interface Setup {
-  readonly parts: Parts
-  /** Connects as the jail would, to this destination. */
-  readonly connect: (destination: string | undefined, port?: number) => net.Socket
-}
-
-async function setUp(t: Tap, given: GatePolicy): Promise<Setup> {
-  const parts = assemble(given)
-  let next: { destination: string | undefined; port: number } | undefined
-  const server = net.createServer(serverOptions, (socket) => {
-    void parts.relay.accept(socket, next!.destination, next!.port)
-  })
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const sockets: net.Socket[] = []
-  t.teardown(() => {
-    server.close()
-    parts.connections.cutAll()
-    for (const socket of sockets) socket.destroy()
-  })
-  return {
-    parts,
-    connect: (destination, port = 443) => {
-      next = { destination, port }
-      const socket = net.connect({
-        host: '127.0.0.1',
-        port: (server.address() as net.AddressInfo).port,
-        allowHalfOpen: true,
-      })
-      sockets.push(socket)
-      return socket
-    },
-  }
-}
-
-type Tap = Pick<typeof t, 'teardown'>
-
 /** A server that answers what it got, upper case, and says how the client ended. */
 async function echo(t: Tap): Promise<{ port: number; accepted: () => number; received: Buffer[] }> {
   let accepted = 0
@@ -183,20 +145,6 @@ async function echo(t: Tap): Promise<{ port: number; accepted: () => number; rec
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   t.teardown(() => server.close())
   return { port: (server.address() as net.AddressInfo).port, accepted: () => accepted, received }
-}
-
-/** Everything until the end, or the error's code. */
-function outcome(socket: net.Socket): Promise<Buffer | string> {
-  return new Promise((resolve) => {
-    const chunks: Buffer[] = []
-    socket.on('data', (chunk: Buffer) => chunks.push(chunk)).resume()
-    socket.on('end', () => resolve(Buffer.concat(chunks)))
-    socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? 'error'))
-  })
-}
-
-function fixed(...names: string[]): readonly (readonly [string, readonly string[]])[] {
-  return names.map((name) => [name, ['127.0.0.1']] as const)
 }
 
 t.test('routes by server name', async (t) => {

@@ -131,7 +131,9 @@ export class Connections {
 export function reset(...sockets: readonly Socket[]): void {
   for (const socket of sockets) {
     socket.on('error', () => undefined)
-    socket.resetAndDestroy()
+    // libuv refuses to reset what is being shut down, and Node would then leave it open; closing drops the rest as well.
+    if (socket.writableEnded && !socket.writableFinished) socket.destroy()
+    else socket.resetAndDestroy()
   }
 }
 

@@ -11,9 +11,10 @@ const connectTimeoutMs = 15_000
 const keepAliveMs = 60_000
 
 export interface DialOptions {
-  /** Bytes that a paused reader may buffer. */
-  readonly highWaterMark?: number
-  readonly signal?: AbortSignal
+  /** Where the connection is read into; it is handed over paused then. */
+  readonly onread?: net.OnReadOpts
+  /** For whom: when this closes, the attempt is given up. */
+  readonly client?: net.Socket
   readonly timeoutMs?: number
 }
 
@@ -32,7 +33,7 @@ export function dialAddresses(
     const finish = (settle: () => void, winner?: net.Socket): void => {
       clearTimeout(delay)
       clearTimeout(overall)
-      options.signal?.removeEventListener('abort', onAbort)
+      options.client?.off('close', onGone)
       next = addresses.length
       for (const attempt of attempts) if (attempt !== winner) attempt.destroy()
       attempts.clear()
@@ -52,8 +53,8 @@ export function dialAddresses(
         noDelay: true,
         keepAlive: true,
         keepAliveInitialDelay: keepAliveMs,
-        ...(options.highWaterMark === undefined ? {} : { highWaterMark: options.highWaterMark }),
-      } as net.NetConnectOpts)
+        ...(options.onread === undefined ? {} : { onread: options.onread }),
+      })
       attempts.add(socket)
       const onError = (error: Error): void => {
         lastError = error
@@ -63,21 +64,22 @@ export function dialAddresses(
       socket.once('connect', () => {
         if (!attempts.has(socket)) return
         socket.off('error', onError)
+        if (options.onread !== undefined) socket.pause()
         finish(() => resolve(socket), socket)
       })
       if (next < addresses.length) delay = setTimeout(start, attemptDelayMs)
     }
-    const onAbort = (): void => {
+    const onGone = (): void => {
       finish(() => reject(new Error('given up')))
     }
     const overall = setTimeout(() => {
       finish(() => reject(new Error('the connection timed out')))
     }, options.timeoutMs ?? connectTimeoutMs)
-    if (options.signal?.aborted === true) {
-      onAbort()
+    if (options.client?.destroyed === true) {
+      onGone()
       return
     }
-    options.signal?.addEventListener('abort', onAbort)
+    options.client?.once('close', onGone)
     start()
   })
 }

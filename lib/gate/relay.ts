@@ -12,6 +12,7 @@ import type { AnyGrant, Budgets } from './budgets.js'
 import { type Connections, type Purpose, reset } from './connections.js'
 import type { Decisions } from './decisions.js'
 import { dialAddresses } from './dial.js'
+import { Lane } from './lane.js'
 import type { Names } from './names.js'
 import { chooseRoute, type Route } from './route.js'
 import { splice } from './splice.js'
@@ -202,25 +203,23 @@ export class Relay {
       this.#refuse(socket, { reason: spent, ...about }, addresses[0], port, replies)
       return
     }
-    const gone = new AbortController()
-    const onGone = (): void => {
-      gone.abort()
-    }
-    socket.once('close', onGone)
+    const down = new Lane()
     let upstream: Socket
     try {
-      upstream = await dialAddresses(addresses, port, { highWaterMark, signal: gone.signal })
+      upstream = await dialAddresses(addresses, port, { onread: down.onread, client: socket })
     } catch (error) {
       budgets.close(grant)
-      if (gone.signal.aborted) return
+      if (socket.destroyed) return
       const detail = describe(error)
       this.#refuse(socket, { reason: 'dial-failed', detail, ...about }, addresses[0], port, replies)
       return
     }
-    socket.off('close', onGone)
     const address = unmapAddress(upstream.remoteAddress ?? '') ?? addresses[0] ?? ''
-    const connection = connections.add({ ...purpose, address }, () => {
+    let cut = (): void => {
       reset(socket, upstream)
+    }
+    const connection = connections.add({ ...purpose, address }, () => {
+      cut()
     })
     // A reload while we resolved or dialled could not cut what was not there yet.
     if (connections.cutIfWithdrawn(connection, names.grants)) return
@@ -230,7 +229,7 @@ export class Relay {
       return
     }
     replies?.ready()
-    splice(socket, upstream, head, {
+    const spliced = splice(socket, upstream, down, head, {
       onUp: (bytes) => connections.onUp(connection, bytes),
       onDown: (bytes) => {
         connections.onDown(connection, bytes)
@@ -239,6 +238,8 @@ export class Relay {
         connections.end(connection)
       },
     })
+    cut = spliced.cut
+    spliced.start()
   }
 
   #refuse(
