@@ -83,12 +83,14 @@ function uidPorts(policy: Policy): Ports {
         proto: grant.proto,
         ports: direct,
       })),
-    kernel: policy.cidrs.map((grant): KernelGrant => ({
-      grant: grant.id,
-      cidr: grant.cidr,
-      proto: grant.proto,
-      ports: grant.ports,
-    })),
+    kernel: policy.cidrs
+      .filter(({ cidr }) => policy.ipv6 || cidr.family === 4)
+      .map((grant): KernelGrant => ({
+        grant: grant.id,
+        cidr: grant.cidr,
+        proto: grant.proto,
+        ports: grant.ports,
+      })),
     loopbackConnect: policy.loopback.connect,
   }
 }

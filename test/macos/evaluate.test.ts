@@ -7,41 +7,16 @@ import fc from 'fast-check'
 import t from 'tap'
 import { listedRedirects, listedRules, printRuleset } from '../../lib/backend/pf/print.js'
 import { pinTable } from '../../lib/backend/pf/names.js'
-import { isGated } from '../../lib/plan/network.js'
 import { loadPolicy } from '../../lib/policy/loader.js'
-import type { Policy } from '../../lib/policy/types.js'
 import { meaning, play, type Flow, type Held, type Outcome } from './flows.js'
-import { evaluate, type PfWorld } from './model/pf/eval.js'
+import { admin, anchor, held, idle, isJudgeable, lan, lan6, machine, machines } from './machines.js'
+import { evaluate } from './model/pf/eval.js'
 import { formatRule } from './model/pf/format.js'
-import { cidrGrant, denyCidr, goldenPolicies, grant, policy } from './policies.js'
+import { goldenPolicies, grant, policy } from './policies.js'
 import { jailOf, reserved, rulesetOf, stockMain, uidOf, world } from './rulesets.js'
 
 // AGENTJAIL_RUNS=10000 takes a minute.
 t.setTimeout(600_000)
-
-const anchor = 'com.apple/agentjail'
-const admin = 501
-const idle = reserved.last
-const lan = '192.168.1.10'
-const lan6 = '2001:db8:f::10'
-
-/** A machine with all these jails running and their names pinned. */
-function machine(jails: readonly Held[], path = anchor, main = stockMain): PfWorld {
-  const ruleset = rulesetOf(jails.map(({ policy }, index) => jailOf(policy, index)))
-  const built = world([[path, printRuleset(ruleset)]], main)
-  const tables = new Map(built.tables)
-  for (const { policy, uid, pins } of jails)
-    for (const { id } of policy.grants) {
-      const addresses = (pins.get(id) ?? []).filter((each) => policy.ipv6 || !each.includes(':'))
-      tables.set(`${path}\0${pinTable(uid, id)}`, addresses)
-    }
-  return { ...built, tables }
-}
-
-function held(policy: Policy, index: number, pins: Record<string, string[]> = {}): Held {
-  const proxy = jailOf(policy, index).proxy ?? 0
-  return { policy, uid: uidOf(index), proxy, pins: new Map(Object.entries(pins)) }
-}
 
 const pinned = { g1: ['203.0.113.25', '2001:db8::25'], g2: ['203.0.113.22'], g3: ['203.0.113.123'] }
 const golden = goldenPolicies.map((each, index) => held(each, index, pinned))
@@ -426,178 +401,36 @@ t.test('every bundled policy means the same to pf as to itself', async (t) => {
 })
 
 t.test('random policies mean the same to pf as to themselves', { timeout: 600_000 }, async (t) => {
-  const addresses = [
-    '203.0.113.5',
-    '203.0.113.6',
-    '198.51.100.7',
-    '198.51.100.66',
-    '2001:db8::5',
-    '2001:db8:5::6',
-    '169.254.169.254',
-    '100.64.0.9',
-    '10.0.0.5',
-  ]
-  const locals = ['127.0.0.1', '::1', lan, lan6, '127.0.0.5']
-  const ports = [22, 53, 80, 443, 853, 3000, 5432, 8000, 8010, 49_100, 49_101, 49_500, 65_535, 1]
-  const port = fc.constantFrom(...ports)
-  const range = fc.tuple(port, port).map(([a, b]) => ({
-    first: Math.min(a, b),
-    last: Math.min(Math.max(a, b), Math.min(a, b) + 20),
-  }))
-  const proto = fc.constantFrom('tcp' as const, 'udp' as const)
-  const grants = fc.array(
-    fc.record({
-      proto,
-      inspect: fc.constantFrom('none' as const, 'sni' as const, 'http' as const),
-      ports: fc.array(range, { minLength: 1, maxLength: 2 }),
-    }),
-    { maxLength: 4 },
-  )
-  const cidrTexts = [
-    '198.51.100.0/24',
-    '198.51.100.66',
-    '2001:db8:5::/48',
-    '0.0.0.0/0',
-    '::/0',
-    '203.0.113.5',
-  ]
-  const cidrs = fc.array(fc.record({ cidr: fc.constantFrom(...cidrTexts), port, proto }), {
-    maxLength: 3,
-  })
-  const denies = fc.array(fc.constantFrom(...cidrTexts.filter((text) => !text.endsWith('/0'))), {
-    maxLength: 2,
-  })
-  const few = fc.uniqueArray(port, { maxLength: 2 })
-  const jail = fc.record({
-    grants,
-    cidrs,
-    denies,
-    connect: few,
-    listen: few,
-    ipv6: fc.boolean(),
-    transparent: fc.boolean(),
-    pins: fc.array(fc.uniqueArray(fc.constantFrom(...addresses)), { minLength: 4, maxLength: 4 }),
-  })
-  const who = fc.constantFrom(
-    uidOf(0),
-    uidOf(1),
-    idle,
-    reserved.first,
-    admin,
-    0,
-    reserved.first - 1,
-    reserved.last + 1,
-  )
-  const flow = fc.record({
-    kind: fc.constantFrom('connect' as const, 'send' as const),
-    client: fc.option(who, { nil: undefined }),
-    server: fc.option(who, { nil: undefined }),
-    near: fc.constantFrom(...locals),
-    far: fc.constantFrom(...addresses),
-    other: fc.constantFrom(...locals),
-    loopback: fc.boolean(),
-    port,
-    via: fc.constantFrom('en0', 'utun4'),
-  })
   const runs = Number(process.env['AGENTJAIL_RUNS'] ?? 300)
   let judged = 0
   const seen = new Map<string, number>()
   fc.assert(
-    fc.property(
-      fc.array(jail, { minLength: 1, maxLength: 2 }),
-      fc.array(flow, { minLength: 40, maxLength: 40 }),
-      (descriptions, flows) => {
-        const jails = descriptions.map((one, index) => {
-          const made = policy(`j${String(index)}`, {
-            grants: one.grants.map((each, at) =>
-              grant(`g${String(at)}`, `h${String(at)}.example`, {
-                ...each,
-                inspect: each.proto === 'udp' ? 'none' : each.inspect,
-              }),
-            ),
-            cidrs: one.cidrs.map((each, at) =>
-              cidrGrant(`c${String(at)}`, each.cidr, each.port, each.proto),
-            ),
-            denies: one.denies.map(denyCidr),
-            loopback: {
-              connect: one.connect.filter((p) => p !== 49_100 && p !== 49_101),
-              listen: one.listen.filter((p) => p !== 49_100 && p !== 49_101),
-            },
-            ipv6: one.ipv6,
-            // Two transparent jails are refused; one is enough to be judged here.
-            transparent: one.transparent && index === 0,
-          })
-          return held(
-            made,
-            index,
-            Object.fromEntries(one.pins.map((pin, at) => [`g${String(at)}`, pin])),
+    fc.property(machines, ({ jails, flows }) => {
+      const pf = machine(jails)
+      const ruleset = rulesetOf(jails.map(({ policy: p }, index) => jailOf(p, index)))
+      const listed = (kind: string) =>
+        (pf.anchors.get(anchor)?.statements ?? [])
+          .filter((rule) => rule.kind === kind)
+          .map((rule) => formatRule(rule, new Map()))
+      const expected = [...listedRules(ruleset), ...listedRedirects(ruleset)]
+      if ([...listed('filter'), ...listed('rdr')].join('\n') !== expected.join('\n'))
+        throw new Error(`not listed as expected:\n${printRuleset(ruleset)}`)
+      for (const flow of flows) {
+        if (!isJudgeable(flow, jails)) continue
+        const outcome = play({ ...pf, states: [] }, flow)
+        const result = typeof outcome === 'string' ? outcome : 'gate'
+        judged++
+        seen.set(result, (seen.get(result) ?? 0) + 1)
+        const meant = meaning(jails, reserved, flow)
+        if (meant !== result)
+          throw new Error(
+            `${JSON.stringify(flow)}: pf ${result}, the policy ${meant}\n${printRuleset(ruleset)}`,
           )
-        })
-        const pf = machine(jails)
-        const ruleset = rulesetOf(jails.map(({ policy: p }, index) => jailOf(p, index)))
-        const listed = (kind: string) =>
-          (pf.anchors.get(anchor)?.statements ?? [])
-            .filter((rule) => rule.kind === kind)
-            .map((rule) => formatRule(rule, new Map()))
-        const expected = [...listedRules(ruleset), ...listedRedirects(ruleset)]
-        if ([...listed('filter'), ...listed('rdr')].join('\n') !== expected.join('\n'))
-          throw new Error(`not listed as expected:\n${printRuleset(ruleset)}`)
-        for (const one of flows) {
-          const built = build(one)
-          // The owner of a packet sent by another machine is not known here; such a flow needs a server.
-          if (built === undefined || !isJudgeable(built, jails)) continue
-          const outcome = play({ ...pf, states: [] }, built)
-          const result = typeof outcome === 'string' ? outcome : 'gate'
-          judged++
-          seen.set(result, (seen.get(result) ?? 0) + 1)
-          const meant = meaning(jails, reserved, built)
-          if (meant !== result)
-            throw new Error(
-              `${JSON.stringify(built)}: pf ${result}, the policy ${meant}\n${printRuleset(rulesetOf(jails.map(({ policy: p }, i) => jailOf(p, i))))}`,
-            )
-        }
-      },
-    ),
+      }
+    }),
     { numRuns: runs },
   )
   t.ok(judged > runs * 10, `${String(judged)} flows of ${String(runs)} sets of policies judged`)
   for (const result of ['passes', 'refused', 'gate'])
     t.ok((seen.get(result) ?? 0) > 0, `${result}: ${String(seen.get(result))}`)
-
-  function build(one: {
-    kind: Flow['kind']
-    client: number | undefined
-    server: number | undefined
-    near: string
-    far: string
-    other: string
-    loopback: boolean
-    port: number
-    via: string
-  }): Flow | undefined {
-    const { kind, port: at, via } = one
-    const server = one.server === undefined ? {} : { server: one.server }
-    if (one.loopback) {
-      if (one.client === undefined || one.near.includes(':') !== one.other.includes(':'))
-        return undefined
-      return { kind, client: one.client, ...server, from: one.near, to: one.other, port: at }
-    }
-    const near = one.far.includes(':') ? lan6 : lan
-    if (one.client !== undefined)
-      return { kind, client: one.client, from: near, to: one.far, port: at, via }
-    if (one.server === undefined) return undefined
-    return { kind, server: one.server, from: one.far, to: near, port: at, via }
-  }
-
-  /** UDP has no direction: what is heard from a granted address and port is the answer to the jail's question. */
-  function isJudgeable(flow: Flow, jails: readonly Held[]): boolean {
-    const takesOver = jails.some(({ policy: p, uid }) => p.transparent && uid === flow.client)
-    // A gated port that a grant by address names as well goes to the gate, as on Linux.
-    if (takesOver && flow.port >= 49_500) return false
-    return !(flow.client === undefined && flow.kind === 'send' && isGatedEverywhere(flow, jails))
-  }
-
-  function isGatedEverywhere(flow: Flow, jails: readonly Held[]): boolean {
-    return jails.every(({ policy: p }) => p.grants.every((each) => isGated(each, flow.port)))
-  }
 })

@@ -17,17 +17,20 @@ export interface Flow {
   readonly from: string
   readonly to: string
   readonly port: number
+  /** The client's own; default: one that nothing else has. */
+  readonly fromPort?: number
   /** Interface of the default route, for what is not this machine. */
   readonly via?: string
 }
 
 export type Outcome = 'passes' | 'refused' | 'hangs' | { readonly gate: number }
 
-const clientPort = 51_234
+export const anyPort = 51_234
 
 export function play(world: PfWorld, flow: Flow): Outcome {
   const proto = flow.kind === 'connect' ? 'tcp' : 'udp'
   const local = isLocal(flow.to) && isLocal(flow.from)
+  const clientPort = flow.fromPort ?? anyPort
   const via = local ? 'lo0' : (flow.via ?? 'en0')
   const there = {
     proto,
@@ -143,15 +146,23 @@ function mayReach(held: Held, flow: Flow): 'passes' | 'refused' | 'gate' {
     if (proto !== 'tcp' || !['127.0.0.1', '::1'].includes(flow.to) || flow.from !== flow.to)
       return 'refused'
     if (flow.to === '::1' && !policy.ipv6) return 'refused'
+    // From a port that it may serve nothing is opened.
+    if (policy.loopback.listen.includes(flow.fromPort ?? anyPort)) return 'refused'
     return policy.loopback.connect.includes(flow.port) ? 'passes' : 'refused'
   }
   if (policy.denies.some((deny) => deny.cidr !== undefined && inCidr(flow.to, deny.cidr)))
     return 'refused'
+  const isClosed = flow.to.includes(':') && !policy.ipv6
+  const fixed = policy.cidrs.some(
+    (grant) =>
+      grant.proto === proto && inPorts(grant.ports, flow.port) && inCidr(flow.to, grant.cidr),
+  )
+  if (fixed && !isClosed) return 'passes'
   const gated = policy.grants.some(
     (grant) => proto === 'tcp' && isGated(grant, flow.port) && inPorts(grant.ports, flow.port),
   )
   if (policy.transparent && (gated || flow.port === 53)) return 'gate'
-  if (flow.to.includes(':') && !policy.ipv6) return 'refused'
+  if (isClosed) return 'refused'
   const named = policy.grants.some(
     (grant) =>
       grant.proto === proto &&
@@ -159,11 +170,7 @@ function mayReach(held: Held, flow: Flow): 'passes' | 'refused' | 'gate' {
       inPorts(grant.ports, flow.port) &&
       (pins.get(grant.id) ?? []).includes(flow.to),
   )
-  const fixed = policy.cidrs.some(
-    (grant) =>
-      grant.proto === proto && inPorts(grant.ports, flow.port) && inCidr(flow.to, grant.cidr),
-  )
-  return named || fixed ? 'passes' : 'refused'
+  return named ? 'passes' : 'refused'
 }
 
 /** Only TCP, only from this machine's loopback, only on a port the policy lists. */

@@ -225,15 +225,8 @@ export function jailTables(
       isRedirected: true,
       then: pass,
     })),
-    ...(local ? plan.loopbackConnect : []).map((one): Rule => ({
-      chain,
-      to: at,
-      out: 'lo',
-      proto: 'tcp',
-      dport: port(one),
-      then: pass,
-    })),
     // Answers of what it serves there, not flows of its own: from such a port it could else connect to anything there.
+    // Ahead of what it may connect to: an answer to a port of that number is no flow of the command's.
     ...(local ? plan.loopbackListen : []).map((one): Rule => ({
       chain,
       to: at,
@@ -242,6 +235,14 @@ export function jailTables(
       sport: port(one),
       isOriginal: false,
       then: goto(chains.pass),
+    })),
+    ...(local ? plan.loopbackConnect : []).map((one): Rule => ({
+      chain,
+      to: at,
+      out: 'lo',
+      proto: 'tcp',
+      dport: port(one),
+      then: pass,
     })),
     ...(plan.denied ?? [])
       .filter((cidr) => cidr.family === family)

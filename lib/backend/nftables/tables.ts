@@ -419,8 +419,9 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
     chains: [{ name: names.chain }, { name: names.nat }],
     rules: [
       ...toGate,
-      ...loopback,
+      // Ahead of what the command may connect to: an answer to a port of that number is no flow of the command's.
       ...served,
+      ...loopback,
       ...denied,
       ...direct,
       ...pinned,

@@ -97,12 +97,13 @@ function rulesOf(jail: PfJail): PfRule[] {
     ...gateRules(jail),
     ...jail.loopback.connect.flatMap((port) => loopbackConnectRules(jail, port)),
     ...deniedRules(jail),
+    // Before what the gate takes over: a grant by address goes straight to it, whatever other grant names its port.
+    ...jail.kernel.flatMap(({ grant, proto, ports, cidr }) =>
+      kernelRules(jail, grant, proto, ports, literal(cidr), cidr.family),
+    ),
     ...jail.takeovers.flatMap((takeover) => takeoverRules(jail, takeover)),
     ...jail.pinned.flatMap(({ grant, proto, ports }) =>
       kernelRules(jail, grant, proto, ports, table(pinTable(jail.uid, grant)), undefined),
-    ),
-    ...jail.kernel.flatMap(({ grant, proto, ports, cidr }) =>
-      kernelRules(jail, grant, proto, ports, literal(cidr), cidr.family),
     ),
     ...denials(jail.uid),
   ]

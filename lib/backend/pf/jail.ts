@@ -45,7 +45,7 @@ export function pfJail(plan: NetworkPlan, gate: readonly GatePort[]): PfJail {
       .filter(({ role }) => role !== 'proxy')
       .map(({ proto, port, gatePort }) => ({ proto, port, to: gatePort })),
     pinned: plan.pinned.map(({ grant, proto, ports }) => ({ grant, proto, ports })),
-    kernel: plan.kernel.filter(({ cidr }) => plan.ipv6 || cidr.family === 4),
+    kernel: plan.kernel,
     denied: plan.denied ?? [],
     loopback: { connect: plan.loopbackConnect, listen: plan.loopbackListen },
     ipv6: plan.ipv6,
