@@ -147,7 +147,10 @@ export async function openStage(options: StageOptions): Promise<Stage> {
       options.onDial?.(socket)
       return socket
     },
-    report: (decision) => decisions.push(decision),
+    report: (decision) => {
+      decisions.push(decision)
+      return undefined
+    },
     credentials: () => options.credentials ?? [],
     budget: options.budget ?? { request: () => undefined, upload: () => undefined },
     authority: ca,

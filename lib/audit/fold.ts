@@ -21,6 +21,12 @@ export function foldKey(decision: Decision): string {
   return JSON.stringify([reason, direction, ...place])
 }
 
+/** The first process that is known among alike decisions is the one that is told. */
+export function withCaller<D extends Decision>(first: D, { pid, command }: Decision): D {
+  if (first.pid !== undefined || pid === undefined) return first
+  return { ...first, pid, ...(command === undefined ? {} : { command }) }
+}
+
 export class DenialFold {
   readonly #entries = new Map<string, { decision: Decision; count: number }>()
   #overflow = 0
@@ -38,6 +44,7 @@ export class DenialFold {
     const entry = this.#entries.get(key)
     if (entry) {
       entry.count += more
+      entry.decision = withCaller(entry.decision, decision)
       return entry
     }
     if (this.#entries.size >= maxEntries) {

@@ -4,7 +4,7 @@
  * nobody waits for the disk.
  */
 import { errorMessage } from '../errors.js'
-import { foldKey } from './fold.js'
+import { foldKey, withCaller } from './fold.js'
 import type { AuditRecord, Decision } from './record.js'
 import { sanitiseDecision } from './sanitise.js'
 import { Sink } from './sink.js'
@@ -151,7 +151,7 @@ class BufferedLog implements AuditLog {
     const alike = key === undefined ? undefined : this.#folded.get(key)
     if (alike) {
       const count = (alike.record.count ?? 1) + (decision.count ?? 1)
-      alike.record = { ...alike.record, count }
+      alike.record = { ...withCaller(alike.record, decision), count }
       return
     }
     const size = sizeOf(decision)

@@ -49,7 +49,7 @@ export class Connections {
   add(purpose: Purpose, cut: () => void, announce = true): Connection {
     const connection: Connection = { ...purpose, up: 0, down: 0, cut, ended: false }
     this.#live.add(connection)
-    if (announce) this.#decisions.report(allowed(connection))
+    if (announce) void this.#decisions.report(allowed(connection))
     return connection
   }
 
@@ -84,7 +84,7 @@ export class Connections {
     this.#live.delete(connection)
     this.#budgets.close(connection.grant)
     const record = allowed(connection)
-    this.#decisions.report({
+    void this.#decisions.report({
       ...record,
       ...(reason === undefined ? {} : { verdict: 'deny', reason }),
       up: connection.up,

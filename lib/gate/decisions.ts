@@ -3,6 +3,8 @@
  * Invariant: the queue is bounded, and what does not fit is counted, never lost unseen.
  */
 import type { Decision } from '../audit/record.js'
+import type { Clients } from './clients.js'
+import type { ReportedDecision } from './protocol.js'
 
 /** Longest wait of a decision in the gate. */
 const batchMs = 40
@@ -10,10 +12,11 @@ const batchMs = 40
 const maxBatch = 2000
 
 /** Sends one batch; resolves when the other side has taken it. */
-export type SendBatch = (decisions: readonly Decision[], dropped: number) => Promise<void>
+export type SendBatch = (decisions: readonly ReportedDecision[], dropped: number) => Promise<void>
 
 export class Decisions {
   readonly #send: SendBatch
+  readonly #clients: Clients | undefined
   readonly #byText = new Map<string, Folded>()
   /** Cached answers report the same object again and again: no text is made for those. */
   readonly #byIdentity = new Map<Decision, number>()
@@ -21,11 +24,16 @@ export class Decisions {
   #timer: NodeJS.Timeout | undefined
   #sending = false
 
-  constructor(send: SendBatch) {
+  constructor(send: SendBatch, clients?: Clients) {
     this.#send = send
+    this.#clients = clients
   }
 
-  report(decision: Decision): void {
+  /**
+   * `client`: the port of the client's own socket; of alike denials the first one's is looked at.
+   * Where the result is a promise, the client is best answered once it settles, in milliseconds.
+   */
+  report(decision: Decision, client?: number): Promise<void> | undefined {
     const clean = sanitise(decision)
     const { up, down, count = 1, ...alike } = clean
     // Opening and closing records of a connection are kept apart.
@@ -34,15 +42,20 @@ export class Decisions {
     if (known === undefined) {
       if (this.#byText.size >= maxBatch) {
         this.#dropped += count
-        return
+        return undefined
       }
-      this.#byText.set(key, { decision: clean, count, up: up ?? 0, down: down ?? 0 })
-    } else {
-      known.count += count
-      known.up += up ?? 0
-      known.down += down ?? 0
+      const isLookedFor = client !== undefined && clean.verdict === 'deny'
+      const look = isLookedFor ? this.#clients?.look(clean, client) : undefined
+      const told = look === undefined || client === undefined ? clean : { ...clean, client }
+      this.#byText.set(key, { decision: told, count, up: up ?? 0, down: down ?? 0 })
+      this.#arm()
+      return look
     }
+    known.count += count
+    known.up += up ?? 0
+    known.down += down ?? 0
     this.#arm()
+    return undefined
   }
 
   /** As `report`, for a decision object that is kept and reported many times. */
@@ -61,7 +74,7 @@ export class Decisions {
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (this.#sending) return
-    for (const [decision, count] of this.#byIdentity) this.report({ ...decision, count })
+    for (const [decision, count] of this.#byIdentity) void this.report({ ...decision, count })
     this.#byIdentity.clear()
     clearTimeout(this.#timer)
     this.#timer = undefined
@@ -90,13 +103,13 @@ export class Decisions {
 }
 
 interface Folded {
-  readonly decision: Decision
+  readonly decision: ReportedDecision
   count: number
   up: number
   down: number
 }
 
-function unfold(folded: Folded): Decision {
+function unfold(folded: Folded): ReportedDecision {
   const { decision, count, up, down } = folded
   return {
     ...decision,

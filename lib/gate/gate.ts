@@ -10,6 +10,7 @@ import type { Decision } from '../audit/record.js'
 import { canonicalAddress } from '../policy/addresses.js'
 import { Budgets } from './budgets.js'
 import { Connections } from './connections.js'
+import { Clients, type SendClient } from './clients.js'
 import { Decisions, type SendBatch } from './decisions.js'
 import { DnsFilter } from './dns/filter.js'
 import { Resolver } from './dns/resolver.js'
@@ -30,6 +31,7 @@ type Source = { readonly fd: number } | { readonly handle: unknown }
 
 export interface GateHooks {
   readonly send: SendBatch
+  readonly client?: SendClient
   /** Asked in `redirect` mode only. */
   readonly pin: PinInKernel
 }
@@ -39,6 +41,7 @@ export class Gate {
   readonly #names: Names
   readonly #filter: DnsFilter
   readonly #decisions: Decisions
+  readonly #clients: Clients | undefined
   readonly #budgets: Budgets
   readonly #connections: Connections
   readonly #relay: Relay
@@ -56,7 +59,10 @@ export class Gate {
       maxTtl: () => this.#policy.dns.maxTtl,
       now,
     })
-    this.#decisions = new Decisions(hooks.send)
+    // The proxy's clients are processes of macOS, where nobody looks.
+    const canLook = hooks.client !== undefined && config.mode !== 'proxy'
+    this.#clients = canLook ? new Clients(hooks.client, now) : undefined
+    this.#decisions = new Decisions(hooks.send, this.#clients)
     this.#names = new Names({
       grants: this.#compile(config.policy),
       resolver,
@@ -87,9 +93,7 @@ export class Gate {
         policy: () => it.#policy,
         grants: () => it.#names.grants,
         dial: (name, port, grant) => it.#relay.dial(name, port, grant),
-        report: (decision) => {
-          it.report(decision)
-        },
+        report: (decision, client) => it.report(decision, client),
         budgets: () => it.#budgets,
         connections: () => it.#connections,
       }),
@@ -103,8 +107,13 @@ export class Gate {
     return { gate, ...(http.ca === undefined ? {} : { ca: http.ca }) }
   }
 
-  report(decision: Decision): void {
-    this.#decisions.report(decision)
+  report(decision: Decision, client?: number): Promise<void> | undefined {
+    return this.#decisions.report(decision, client)
+  }
+
+  /** The warden has looked for a client's process. */
+  seen(serial: number, isFound: boolean): void {
+    this.#clients?.seen(serial, isFound)
   }
 
   /** Puts a new policy in force; gives the number of connections cut. */

@@ -19,7 +19,7 @@ export interface HttpSurroundings {
   policy(): GatePolicy
   grants(): Grants
   dial(name: string, port: number, grant: Grant): Promise<Socket>
-  report(decision: Decision): void
+  report(decision: Decision, client?: number): Promise<void> | undefined
   budgets(): Budgets
   connections(): Connections
 }
@@ -57,9 +57,7 @@ function contextOf(
     },
     refusal: (name) => around.grants().refusal(name),
     dial: (name, port, grant) => around.dial(name, port, grant),
-    report: (decision) => {
-      around.report(decision)
-    },
+    report: (decision, client) => around.report(decision, client),
     credentials: () => around.policy().credentials,
     budget: {
       request: (grant) => around.budgets().request(grant),

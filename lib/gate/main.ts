@@ -55,6 +55,10 @@ async function pin(grant: string, name: string, pins: PinRequest['pins']): Promi
 async function start(message: Extract<ToGate, { type: 'start' }>): Promise<void> {
   const started = await Gate.start(message.config, {
     send: (decisions, dropped) => send({ type: 'decisions', decisions, dropped }),
+    client: (serialOfLook, proto, port) => {
+      // The channel is gone only when the warden is, and then the gate ends by itself.
+      send({ type: 'client', serial: serialOfLook, proto, port }).catch(() => undefined)
+    },
     pin,
   })
   gate = started.gate
@@ -80,6 +84,9 @@ async function handle(message: ToGate, socket: unknown): Promise<void> {
       return await send({ type: 'serving', serial: message.serial })
     case 'pinned':
       pinsAsked.get(message.serial)?.(message.ok)
+      return
+    case 'seen':
+      gate?.seen(message.serial, message.found)
       return
     case 'ping':
       if (gate !== undefined) {

@@ -77,6 +77,8 @@ export type ToGate =
   | { readonly type: 'pinned'; readonly serial: number; readonly ok: boolean }
   /** One more socket to serve, which travels with the message; answered with `serving`. */
   | { readonly type: 'listener'; readonly serial: number; readonly listener: HandedListener }
+  /** The client's process was looked for. */
+  | { readonly type: 'seen'; readonly serial: number; readonly found: boolean }
   | { readonly type: 'ping'; readonly serial: number }
   | { readonly type: 'stop' }
 
@@ -98,13 +100,25 @@ export interface GateStats {
   readonly queries: number
 }
 
+/** A decision with the port of the client's own socket, where its process may be found by it. */
+export interface ReportedDecision extends Decision {
+  readonly client?: number
+}
+
 export type FromGate =
   /** All listeners are served. `ca` is the PEM certificate of the jail's CA where `wantCa`. */
   | { readonly type: 'ready'; readonly ca?: string }
   | {
       readonly type: 'decisions'
-      readonly decisions: readonly Decision[]
+      readonly decisions: readonly ReportedDecision[]
       /** Not sent, for rate. */ readonly dropped: number
+    }
+  /** A client is being denied, and is answered after `seen`; the decision follows. */
+  | {
+      readonly type: 'client'
+      readonly serial: number
+      readonly proto: string
+      readonly port: number
     }
   | PinRequest
   | {

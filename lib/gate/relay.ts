@@ -255,21 +255,29 @@ export class Relay {
     port: number,
     replies?: Replies,
   ): void {
-    if (replies === undefined) reset(socket)
-    else replies.refused(refusal.reason)
     const { reason, layer, name, detail, grant } = refusal
-    this.#parts.decisions.report({
-      verdict: 'deny',
-      reason,
-      layer,
-      direction: 'out',
-      proto: 'tcp',
-      port,
-      ...(address === undefined ? {} : { address }),
-      ...(name === undefined ? {} : { name }),
-      ...(detail === undefined ? {} : { detail }),
-      ...(grant === undefined ? {} : { grant: grant.id }),
-    })
+    // Before the reset: whose socket it was is known only while it lives.
+    const look = this.#parts.decisions.report(
+      {
+        verdict: 'deny',
+        reason,
+        layer,
+        direction: 'out',
+        proto: 'tcp',
+        port,
+        ...(address === undefined ? {} : { address }),
+        ...(name === undefined ? {} : { name }),
+        ...(detail === undefined ? {} : { detail }),
+        ...(grant === undefined ? {} : { grant: grant.id }),
+      },
+      socket.remotePort,
+    )
+    const answer = (): void => {
+      if (replies === undefined) reset(socket)
+      else replies.refused(refusal.reason)
+    }
+    if (look === undefined) answer()
+    else void look.then(answer)
   }
 }
 

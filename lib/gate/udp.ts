@@ -66,13 +66,16 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
       const reason = parts.names.grants.isAddressDenied(address)
         ? 'address-denied'
         : 'address-not-granted'
-      parts.decisions.report({ verdict: 'deny', reason, ...about })
+      void parts.decisions.report({ verdict: 'deny', reason, ...about }, peer.port)
       return undefined
     }
     const { grant, name } = found
     const spent = flows.size >= maxFlows ? 'budget-connections' : parts.budgets.open(grant)
     if (spent !== undefined) {
-      parts.decisions.report({ verdict: 'deny', reason: spent, ...about, grant: grant.id })
+      void parts.decisions.report(
+        { verdict: 'deny', reason: spent, ...about, grant: grant.id },
+        peer.port,
+      )
       return undefined
     }
     const upstream = dgram.createSocket(address.includes(':') ? 'udp6' : 'udp4')

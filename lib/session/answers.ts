@@ -19,6 +19,8 @@ export interface Answerable {
   /** Milliseconds since the epoch. */
   readonly since: () => number
   readonly pins: () => number
+  /** What the user was told while it ran. */
+  readonly notices: () => readonly string[]
   /** Gives the number of connections cut. */
   readonly reload: (policy: Plan['policy']) => Promise<{ readonly cut: number }>
   /** How to launch a further command in it. */
@@ -73,7 +75,7 @@ export class Answers {
   }
 
   #status(): JailStatus {
-    const { plan, command, ledger, since, pins } = this.#session
+    const { plan, command, ledger, since, pins, notices } = this.#session
     const { jail, policy, account, launch, isolation } = plan()
     const pid = command.running?.commandPid
     return {
@@ -88,7 +90,7 @@ export class Answers {
       command: launch.command,
       ...ledger.tally,
       pins: pins(),
-      warnings: [],
+      warnings: notices(),
     }
   }
 }

@@ -21,7 +21,9 @@ export interface GateKeeperOptions {
   readonly now: () => { readonly network: NetworkPlan; readonly policy: GatePolicy }
   /** Leads the jail's packets to these ports, which a gate that was started again needs anew. */
   readonly connect: (ports: readonly GatePort[]) => Promise<void>
-  readonly onMessage: (message: Extract<FromGate, { type: 'decisions' | 'pong' | 'fatal' }>) => void
+  readonly onMessage: (
+    message: Extract<FromGate, { type: 'decisions' | 'client' | 'pong' | 'fatal' }>,
+  ) => void
   /** In force in the kernel: true. */
   readonly onPin: (request: PinRequest) => Promise<boolean>
   readonly onNotice: (text: string) => void
@@ -138,6 +140,11 @@ export class GateKeeper {
     })
   }
 
+  /** A client's process was looked for: it may be answered. */
+  seen(serial: number, found: boolean): void {
+    this.#gate?.send({ type: 'seen', serial, found })
+  }
+
   ping(): void {
     this.#gate?.send({ type: 'ping', serial: ++this.#serial })
   }
@@ -168,6 +175,7 @@ export class GateKeeper {
   #hear(gate: GateProcess, message: FromGate): void {
     switch (message.type) {
       case 'decisions':
+      case 'client':
       case 'pong':
       case 'fatal':
         this.#options.onMessage(message)

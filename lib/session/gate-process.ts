@@ -310,7 +310,7 @@ function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListen
   })
 }
 
-const messageTypes = ['ready', 'decisions', 'pin', 'updated', 'serving', 'pong', 'fatal']
+const messageTypes = ['ready', 'decisions', 'client', 'pin', 'updated', 'serving', 'pong', 'fatal']
 
 function isFromGate(message: unknown): message is FromGate {
   return (

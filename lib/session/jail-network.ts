@@ -4,9 +4,11 @@
  */
 import type { GatePort, NetworkHold } from '../backend/types.js'
 import { errorMessage } from '../errors.js'
+import { createScrub } from '../credentials/scrub.js'
 import type { GatePolicy } from '../gate/protocol.js'
 import { wantsCa } from '../plan/compile.js'
 import type { Facts, Plan } from '../plan/types.js'
+import { Callers } from './callers.js'
 import type { LinuxContext } from './context.js'
 import { GateKeeper } from './gate-keeper.js'
 import type { HeldCommand } from './held-command.js'
@@ -159,6 +161,12 @@ export class JailNetwork {
 
   #keep(user: { readonly uid: number; readonly gid: number }): GateKeeper {
     const { facts, upstreamCa, undo, ledger, command, onNotice, settled } = this.#options
+    const callers = new Callers({
+      uid: this.#plan.account.uid,
+      initPid: () => command.running?.initPid,
+      scrub: createScrub(this.#policy.credentials),
+      monotonic: () => this.#options.context.system.monotonic(),
+    })
     const keeper = new GateKeeper({
       tools: this.#tools(),
       user,
@@ -174,8 +182,13 @@ export class JailNetwork {
       connect: (ports) => this.#connect(ports),
       onMessage: (message) => {
         if (message.type === 'pong') this.#pins = message.stats.pins
-        else if (message.type === 'decisions') ledger.hear(message)
-        else onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
+        else if (message.type === 'decisions') {
+          ledger.hear({ ...message, decisions: callers.attribute(message.decisions) })
+        } else if (message.type === 'client') {
+          void callers.seek(message.proto, message.port).then((found) => {
+            keeper.seen(message.serial, found)
+          })
+        } else onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
       },
       onPin: async (request) => {
         // In a reload the gate names grants as the new policy does, before the kernel knows them.

@@ -6,7 +6,6 @@ import { NameBook } from '../audit/names.js'
 import type { Decision } from '../audit/record.js'
 import { sanitiseDecisions } from '../audit/sanitise.js'
 import type { NetworkHold } from '../backend/types.js'
-import type { FromGate } from '../gate/protocol.js'
 
 /** The part of an audit log that is written to. */
 export interface LedgerLog {
@@ -31,7 +30,7 @@ export class Ledger {
   }
 
   /** Takes what the gate reports. */
-  hear(message: Extract<FromGate, { type: 'decisions' }>): void {
+  hear(message: { readonly decisions: unknown; readonly dropped: number }): void {
     const { decisions, bad } = sanitiseDecisions(message.decisions)
     this.#record(decisions)
     this.#log?.drop(bad)

@@ -25,6 +25,7 @@ import { Ledger } from './ledger.js'
 import { watchJail } from './linux-watch.js'
 import { withLock } from './lock.js'
 import { chooseAccount, prepareMachine } from './machine.js'
+import { rememberNotices } from './notices.js'
 import type { WardenEvents } from './platform.js'
 import type { RegistryEntry } from './registry.js'
 import type { SignalRelay } from './signals.js'
@@ -60,17 +61,20 @@ export class Warden {
     this.#context = context
     this.#plan = plan
     this.#facts = facts
-    this.#events = events
+    const { events: remembered, notices } = rememberNotices(events)
+    const { onNotice, onDecisions } = remembered
+    this.#events = remembered
     this.#upstreamCa = upstreamCa
-    this.#undo = new Undo(events.onNotice)
-    this.#ledger = new Ledger(events.onDecisions)
-    this.#command = new HeldCommand(plan.jail, events.onNotice)
+    this.#undo = new Undo(onNotice)
+    this.#ledger = new Ledger(onDecisions)
+    this.#command = new HeldCommand(plan.jail, onNotice)
     this.#answers = new Answers({
       command: this.#command,
       ledger: this.#ledger,
       plan: () => this.#plan,
       since: () => this.#entry?.since ?? 0,
       pins: () => this.#network?.pins ?? 0,
+      notices,
       reload: (policy) => this.#reload(policy),
       join: () => {
         this.#command.live()

@@ -25,6 +25,13 @@ import {
 
 type Transport = 'udp' | 'tcp'
 
+/** How a query came. */
+interface Asker {
+  readonly transport: Transport
+  /** The port of the client's own socket. */
+  readonly port: number | undefined
+}
+
 /** An answer kept ready; its pins outlive it. */
 interface Ready {
   readonly records: Buffer
@@ -59,13 +66,17 @@ export class DnsFilter {
     for (const kept of this.#ready.values()) kept.clear()
   }
 
-  /** The answer's bytes; `undefined`: none is due. Never rejects. */
-  answer(message: Buffer, transport: Transport): Buffer | undefined | Promise<Buffer> {
+  /** The answer's bytes; `undefined`: none is due. Never rejects. `port`: of the client's own socket. */
+  answer(
+    message: Buffer,
+    transport: Transport,
+    port?: number,
+  ): Buffer | undefined | Promise<Buffer> {
     this.queries++
     const query = parseQuery(message)
     if (query.kind === 'drop') return undefined
     if (query.kind === 'bad') {
-      this.#deny('query-malformed', '', undefined, transport)
+      void this.#deny('query-malformed', '', undefined, { transport, port })
       return printError(query.id, query.rcode, query.edns)
     }
     const ready = this.#ready.get(query.type)?.get(query.name)
@@ -81,19 +92,19 @@ export class DnsFilter {
         )
       }
     }
-    const answer = this.#judge(query, transport)
+    const answer = this.#judge(query, { transport, port })
     if (!(answer instanceof Promise)) return printAnswer(message, query, answer, transport)
     // The datagram's buffer is ours alone (dgram gives a fresh one a message), so it may be kept.
     return answer.then((late) => printAnswer(message, query, late, transport))
   }
 
-  #judge(query: Query, transport: Transport): Answer | Promise<Answer> {
+  #judge(query: Query, asker: Asker): Answer | Promise<Answer> {
     const local = localhostAnswer(query)
     if (local !== undefined) return local
     const name = query.plain ? normaliseName(query.name) : undefined
     const type = typeName(query.type)
     if (name === undefined) {
-      return this.#deny('name-not-granted', query.name, type, transport)
+      return this.#deny('name-not-granted', query.name, type, asker)
     }
     const { grants, report } = this.#policyOf(name)
     const fixed = this.#names.grants.fixedAddresses(name)
@@ -101,25 +112,25 @@ export class DnsFilter {
       return fixedAnswer(fixed, query, this.#names.grants.policy.dns.maxTtl)
     }
     if (grants.length === 0 && !report) {
-      return this.#deny(this.#names.grants.refusal(name), name, type, transport)
+      return this.#deny(this.#names.grants.refusal(name), name, type, asker)
     }
     // Refused types take nothing from the budget of new names: they are not asked upstream.
     const wanted = this.#wantedType(query.type)
     if (wanted === 'refused') {
-      this.#deny('record-type-refused', name, type, transport, grants[0])
+      void this.#deny('record-type-refused', name, type, asker, grants[0])
       return { rcode: rcode.ok, error: errorOf('record-type-refused') }
     }
     if (wanted === 'closed-family') return { rcode: rcode.ok }
     const admission = this.#names.admit(name)
     if ('reason' in admission) {
-      return this.#deny(admission.reason, name, admission.detail ?? type, transport)
+      return this.#deny(admission.reason, name, admission.detail ?? type, asker)
     }
     const policy = this.#names.grants
     return this.#names.find(name, wanted, admission.grants).then((found) =>
       // The policy changed while this answer was on its way: judge again.
       policy === this.#names.grants
-        ? this.#finish(found, query, name, type, transport, grants)
-        : this.#judge(query, transport),
+        ? this.#finish(found, query, name, type, asker, grants)
+        : this.#judge(query, asker),
     )
   }
 
@@ -147,29 +158,36 @@ export class DnsFilter {
     query: Query,
     name: string,
     type: string,
-    transport: Transport,
+    asker: Asker,
     grants: readonly Grant[],
-  ): Answer {
+  ): Answer | Promise<Answer> {
     switch (found.kind) {
       case 'nodata':
         return { rcode: rcode.ok }
       case 'nxdomain':
         return { rcode: rcode.nxDomain }
       case 'refused':
-        return this.#deny(found.reason, name, found.detail ?? type, transport, grants[0])
+        return this.#deny(found.reason, name, found.detail ?? type, asker, grants[0])
       case 'srv':
-        return this.#keep(query, name, type, transport, grants, found.expires, {
+        return this.#keep(query, name, type, asker, grants, found.expires, {
           records: srvRecords(found.records),
           count: found.records.length,
         })
       case 'addresses': {
         for (const [address, reason] of found.refused) {
-          this.#decisions.report({ ...base(transport), verdict: 'deny', reason, name, address })
+          const decision = {
+            ...base(asker.transport),
+            verdict: 'deny',
+            reason,
+            name,
+            address,
+          } as const
+          void this.#decisions.report(decision, asker.port)
         }
         const bytes = found.addresses.flatMap((address) => parseAddress(address) ?? [])
         // Which name an address belongs to is what a later denial of the kernel cannot know.
         const told = [type, ...found.addresses].join(' ')
-        return this.#keep(query, name, told, transport, grants, found.expires, {
+        return this.#keep(query, name, told, asker, grants, found.expires, {
           records: addressRecords(bytes),
           count: bytes.length,
         })
@@ -181,14 +199,14 @@ export class DnsFilter {
     query: Query,
     name: string,
     detail: string,
-    transport: Transport,
+    asker: Asker,
     grants: readonly Grant[],
     expires: number,
     body: { readonly records: Buffer; readonly count: number },
   ): Answer {
     const [grant] = grants
     const decision: Decision = {
-      ...base(transport),
+      ...base(asker.transport),
       verdict: 'allow',
       reason: grant === undefined ? this.#names.grants.refusal(name) : 'granted',
       name,
@@ -209,19 +227,21 @@ export class DnsFilter {
     reason: ReasonCode,
     name: string,
     detail: string | undefined,
-    transport: Transport,
+    asker: Asker,
     grant?: Grant,
-  ): Answer {
-    this.#decisions.report({
-      ...base(transport),
+  ): Answer | Promise<Answer> {
+    const decision: Decision = {
+      ...base(asker.transport),
       verdict: 'deny',
       reason,
       ...(name === '' ? {} : { name }),
       ...(detail === undefined ? {} : { detail }),
       ...(grant === undefined ? {} : { grant: grant.id }),
-    })
+    }
+    const look = this.#decisions.report(decision, asker.port)
     const isTransient = reason === 'upstream-failed' || reason === 'query-rate'
-    return { rcode: isTransient ? rcode.servFail : rcode.nxDomain, error: errorOf(reason) }
+    const answer = { rcode: isTransient ? rcode.servFail : rcode.nxDomain, error: errorOf(reason) }
+    return look === undefined ? answer : look.then(() => answer)
   }
 }
 

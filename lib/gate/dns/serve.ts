@@ -26,7 +26,7 @@ export function serveDnsUdp(socket: dgram.Socket, filter: DnsFilter): Served {
   }
   socket.on('error', () => undefined)
   socket.on('message', (message, peer) => {
-    const answer = filter.answer(message, 'udp')
+    const answer = filter.answer(message, 'udp', peer.port)
     if (answer === undefined) return
     if (!(answer instanceof Promise)) {
       send(answer, peer)
@@ -84,7 +84,7 @@ function serveClient(socket: net.Socket, filter: DnsFilter): void {
       if (received.length < end) break
       const message = Buffer.from(received.subarray(2, end))
       received = received.subarray(end)
-      const answer = filter.answer(message, 'tcp')
+      const answer = filter.answer(message, 'tcp', socket.remotePort)
       if (answer === undefined) {
         socket.destroy()
         return

@@ -61,7 +61,7 @@ async function serve(client: Client, place: Place, link: Link): Promise<void> {
   const { plan, bytes } = await withBody(client, judged, first)
   const spent = context.budget.request(plan.grant)
   if (spent !== undefined) throw new DeniedError(deny(429, spent, { grant: plan.grant }))
-  link.report(decisionOf(client, place, plan))
+  void link.report(decisionOf(client, place, plan))
   const release = link.use(plan.grant)
   client.onOver(release)
   await forward(client, place, link, plan, bytes)

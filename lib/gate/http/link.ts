@@ -15,6 +15,8 @@ export class Link {
   readonly port: number
   readonly isTls: boolean
   readonly context: HttpContext
+  /** The port of the client's own socket. */
+  readonly #client: number | undefined
   /** Bytes of bodies and of WebSockets. */
   up = 0
   down = 0
@@ -24,11 +26,12 @@ export class Link {
   #lastName: string | undefined
   #isClosed = false
 
-  constructor(name: string, port: number, isTls: boolean, context: HttpContext) {
+  constructor(name: string, port: number, isTls: boolean, context: HttpContext, client?: number) {
     this.name = name
     this.port = port
     this.isTls = isTls
     this.context = context
+    this.#client = client
   }
 
   agentFor(place: Place): UpstreamAgent {
@@ -56,8 +59,8 @@ export class Link {
     return [...this.#inUse.keys()]
   }
 
-  report(decision: Decision): void {
-    this.context.report(decision)
+  report(decision: Decision): Promise<void> | undefined {
+    return this.context.report(decision, this.#client)
   }
 
   /** A path for the log: no query, nothing that is or may be a key. */
@@ -71,7 +74,7 @@ export class Link {
     this.#isClosed = true
     for (const agent of this.#agents.values()) agent.destroy()
     if (this.#lastGrant === undefined) return
-    this.report({
+    void this.report({
       verdict: 'allow',
       reason: 'granted',
       layer: 'http',

@@ -12,9 +12,10 @@ export function refuse(client: Client, place: Place | undefined, link: Link, den
   // A client that went away was refused nothing.
   if (client.isGone()) return
   // The question of a challenge is how git logs in, not a refusal.
+  let look: Promise<void> | undefined
   if (denial.challenge !== true) {
     const path = link.logPath(client.head.target)
-    link.report({
+    look = link.report({
       verdict: 'deny',
       reason: denial.reason,
       layer: 'http',
@@ -28,5 +29,9 @@ export function refuse(client: Client, place: Place | undefined, link: Link, den
       ...(denial.detail === undefined ? {} : { detail: denial.detail.slice(0, 256) }),
     })
   }
-  answerDenial(client, place, denial)
+  if (look === undefined) answerDenial(client, place, denial)
+  else
+    void look.then(() => {
+      if (!client.isGone()) answerDenial(client, place, denial)
+    })
 }

@@ -31,7 +31,7 @@ export function serveTls(
   port: number,
   context: HttpContext,
 ): HttpServing {
-  const link = new Link(sniName, port, true, context)
+  const link = new Link(sniName, port, true, context, socket.remotePort)
   const { authority } = context
   if (authority === undefined) {
     // The gate's own fault: closed, and said.
@@ -81,7 +81,7 @@ export function servePlain(
   context: HttpContext,
   firstBytes?: Buffer,
 ): HttpServing {
-  const link = new Link('', port, false, context)
+  const link = new Link('', port, false, context, socket.remotePort)
   socket.setNoDelay(true)
   socket.once('close', () => {
     link.close()
@@ -167,7 +167,7 @@ function serveHttp2(socket: TLSSocket, link: Link): void {
 }
 
 function reportConnection(link: Link, reason: ReasonCode, detail: string): void {
-  link.report({
+  void link.report({
     verdict: 'deny',
     reason,
     layer: 'http',

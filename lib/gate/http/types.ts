@@ -22,7 +22,8 @@ export interface HttpContext {
    * connected plain socket. Rejects with any error; a `reason` property on it is used for the record.
    */
   dial(name: string, port: number, grant: Grant): Promise<Socket>
-  report(decision: Decision): void
+  /** As `Decisions.report`. */
+  report(decision: Decision, client?: number): Promise<void> | undefined
   /** Every credential of the jail; a grant names one by `id`. */
   credentials(): readonly ResolvedCredential[]
   readonly budget: HttpBudget

@@ -47,7 +47,7 @@ export function joinWebSocket(
   const end = (error?: Error) => {
     if (error instanceof DeniedError) {
       const { reason, grant } = error.denial
-      link.report({
+      void link.report({
         verdict: 'deny',
         reason,
         layer: 'http',

@@ -56,7 +56,7 @@ async function serveHttp(socket: Socket, first: Buffer, parts: ProxyParts): Prom
   if (request.kind === 'bad') {
     const about = { layer: 'http', direction: 'out', proto: 'tcp' } as const
     const { detail } = request
-    parts.decisions.report({ verdict: 'deny', reason: 'http-malformed', ...about, detail })
+    void parts.decisions.report({ verdict: 'deny', reason: 'http-malformed', ...about, detail })
     finish(socket, httpAnswer('400 Bad Request', detail))
     return
   }

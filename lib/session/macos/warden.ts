@@ -19,6 +19,7 @@ import type { Facts, Plan, Settings } from '../../plan/types.js'
 import type { PortRange } from '../../policy/types.js'
 import type { System } from '../../system/types.js'
 import { Answers } from '../answers.js'
+import { rememberNotices } from '../notices.js'
 import { claimName } from '../claim.js'
 import { endProcesses, refuseShared } from '../processes.js'
 import { controlPath, serveControl } from '../control.js'
@@ -95,16 +96,18 @@ export class MacWarden {
     this.#plan = plan
     this.#policy = plan.gate
     this.#facts = facts
-    this.#events = events
-    this.#undo = new Undo(events.onNotice)
-    this.#ledger = new Ledger(events.onDecisions)
-    this.#command = new HeldCommand(plan.jail, events.onNotice)
+    const { events: remembered, notices } = rememberNotices(events)
+    this.#events = remembered
+    this.#undo = new Undo(remembered.onNotice)
+    this.#ledger = new Ledger(remembered.onDecisions)
+    this.#command = new HeldCommand(plan.jail, remembered.onNotice)
     this.#answers = new Answers({
       command: this.#command,
       ledger: this.#ledger,
       plan: () => this.#plan,
       since: () => this.#entry?.since ?? 0,
       pins: () => 0,
+      notices,
       reload: (policy) => this.reload(policy),
       join: () => {
         throw new JailError('PLATFORM', 'a running jail cannot be joined on macOS')
