@@ -143,7 +143,7 @@ function runTests(): void {
       [
         'an IPv6 literal over udp',
         { reason: 'address-not-granted', proto: 'udp', address: '2001:db8::1', port: 123 },
-        'blocked [2001:db8::1]:123/udp: no granted name has this address; to allow it: agentjail allow bot [2001:db8::1]:123/udp',
+        "blocked [2001:db8::1]:123/udp: no granted name has this address; to allow it: agentjail allow bot '[2001:db8::1]:123/udp'",
       ],
       [
         'the metadata service is never suggested',
@@ -378,8 +378,18 @@ function runTests(): void {
 If it was wanted, add to p.yaml:
   under network.allow:  - evil.example
   under network.cidrs:  - {cidr: '203.0.113.9/32', ports: [25]}
+  or run: agentjail allow p.yaml evil.example 203.0.113.9:25
 `,
     )
+    const who = new DenialFold()
+    who.add(deny({ name: 'evil.example', port: 443, pid: 12, command: 'curl \u001b[2J' }))
+    t.match(
+      renderSummary(who, options),
+      '  evil.example:443 (1 attempt by curl \\x1b[2J, pid 12): the policy grants no such name\n',
+    )
+    const spaced = { ...options, policy: { ...policy, source: 'my file.yaml + bundle:npm' } }
+    t.match(renderSummary(who, spaced), 'If it was wanted, add to my file.yaml:')
+    t.notMatch(renderSummary(who, spaced), 'agentjail allow', 'no command that a shell would split')
     const bundled = { ...options, policy: { ...policy, source: 'bundle:p' } }
     t.match(renderSummary(fold, bundled), 'to a policy of your own with `extends: [bundle:p]`:')
     for (let i = 0; i < 3_000; i++) fold.add(deny({ name: `n${String(i)}.example`, port: 443 }))

@@ -27,7 +27,11 @@ export interface Explanation {
   readonly why: string
   /** `file:line` of the grant or denial that decided. */
   readonly where?: string
-  /** The command that opens exactly this in the running jail. */
+  /** `curl -sS https://evil.example, pid 12`, where the process is known. */
+  readonly who?: string
+  /** What `agentjail allow` takes to open exactly this. */
+  readonly destination?: string
+  /** The command that does so in the running jail. */
   readonly allow?: string
   /** The line to add, and under which key of the policy. */
   readonly yaml?: string
@@ -44,9 +48,11 @@ export function explain(
 ): Explanation {
   const what = describeTarget(decision)
   const origin = decidingOrigin(decision, policy)
+  const who = describeProcess(decision)
   return {
     what,
-    headline: `blocked ${what}${describeProcess(decision)}`,
+    headline: `blocked ${what}${who === undefined ? '' : ` (${who})`}`,
+    ...(who !== undefined && { who }),
     why: reasons[decision.reason] + denyReason(decision, policy),
     ...(origin && { where: `${origin.file}:${String(origin.line)}` }),
     ...findRemedy(decision, decidingGrant(decision, policy), jail),
@@ -85,12 +91,12 @@ export function describeTarget(decision: Decision): string {
   return proto === 'tcp' ? place : `${place}/${proto}`
 }
 
-function describeProcess({ pid, command }: Decision): string {
+function describeProcess({ pid, command }: Decision): string | undefined {
   const parts = [
     ...(command === undefined ? [] : [safeText(command, 80)]),
     ...(pid === undefined ? [] : [`pid ${String(pid)}`]),
   ]
-  return parts.length === 0 ? '' : ` (${parts.join(', ')})`
+  return parts.length === 0 ? undefined : parts.join(', ')
 }
 
 /** The grant or denial that the decision came from, where one did. */

@@ -10,6 +10,9 @@ import type { Decision, ReasonCode } from './record.js'
 
 /** What opens a denial, or what else would help. */
 export interface Remedy {
+  /** What `agentjail allow` takes, as a shell's word: a name or address, with its port where it is not 443. */
+  readonly destination?: string
+  /** The command that opens it in the running jail. */
   readonly allow?: string
   readonly yaml?: string
   readonly under?: string
@@ -98,7 +101,7 @@ function grantRemedy(decision: Decision, jail: string): Remedy {
     if (isUdp && port === 443) return { advice: 'QUIC is not granted by default: clients take TCP' }
     const suffix = `${port === 443 ? '' : `:${String(port)}`}${isUdp ? '/udp' : ''}`
     return {
-      allow: `agentjail allow ${jail} ${name}${suffix}`,
+      ...allowing(jail, `${name}${suffix}`),
       under: 'network.allow',
       yaml: isUdp
         ? `- {host: ${yamlText(name)}, ports: [${String(port)}], proto: udp}`
@@ -106,6 +109,12 @@ function grantRemedy(decision: Decision, jail: string): Remedy {
     }
   }
   return addressRemedy(decision.address, port, isUdp, jail)
+}
+
+function allowing(jail: string, destination: string): Pick<Remedy, 'allow' | 'destination'> {
+  // A shell may read brackets as a pattern.
+  const word = destination.startsWith('[') ? `'${destination}'` : destination
+  return { destination: word, allow: `agentjail allow ${jail} ${word}` }
 }
 
 function addressRemedy(
@@ -120,7 +129,7 @@ function addressRemedy(
   if (kind === 'loopback') {
     if (isUdp) return { advice: 'only TCP ports of the host’s loopback can be granted' }
     return {
-      allow: `agentjail allow ${jail} localhost:${String(port)}`,
+      ...allowing(jail, `localhost:${String(port)}`),
       under: 'network.allow',
       yaml: `- localhost:${String(port)}`,
     }
@@ -132,7 +141,7 @@ function addressRemedy(
   const place = `${isV6 ? `[${address}]` : address}:${String(port)}`
   const tail = `ports: [${String(port)}]${isUdp ? ', proto: udp' : ''}`
   return {
-    allow: `agentjail allow ${jail} ${place}${isUdp ? '/udp' : ''}`,
+    ...allowing(jail, `${place}${isUdp ? '/udp' : ''}`),
     under: 'network.cidrs',
     yaml: `- {cidr: '${address}/${isV6 ? '128' : '32'}', ${tail}}`,
   }

@@ -40,7 +40,7 @@ function denialLines(fold: DenialFold, options: SummaryOptions, c: Palette): str
   const lines = [c.bold(`agentjail: ${jail}: blocked by policy ${policy.name}:`)]
   for (const { entry, text } of explained) {
     const where = text.where === undefined ? '' : ` (${text.where})`
-    lines.push(`  ${c.red(text.what)} ${attempts(entry)}: ${text.why}${where}`)
+    lines.push(`  ${c.red(text.what)} ${attempts(entry, text.who)}: ${text.why}${where}`)
   }
   const rest = fold.total - shown.reduce((sum, { count }) => sum + count, 0)
   if (rest > 0) lines.push(`  and ${String(rest)} more: agentjail logs ${jail} --denied`)
@@ -49,9 +49,14 @@ function denialLines(fold: DenialFold, options: SummaryOptions, c: Palette): str
     wanted.map(({ text }) => [text.under ?? 'network.allow', text.yaml ?? '']),
   )
   if (groups.length > 0) {
-    lines.push(`If it was wanted, add ${placeOf(policy.source)}:`)
+    const file = fileOf(policy.source)
+    lines.push(`If it was wanted, add ${placeOf(policy.source, file)}:`)
     for (const [under, line] of groups.slice(0, maxAdditions)) {
       lines.push(`  under ${under}:  ${c.green(line)}`)
+    }
+    const destinations = [...new Set(wanted.flatMap(({ text }) => text.destination ?? []))]
+    if (file !== undefined && isPlainPath(file) && destinations.length > 0) {
+      lines.push(`  or run: agentjail allow ${file} ${destinations.join(' ')}`)
     }
   } else {
     const advice = explained.find(({ text }) => text.advice !== undefined)?.text.advice
@@ -61,9 +66,9 @@ function denialLines(fold: DenialFold, options: SummaryOptions, c: Palette): str
 }
 
 /** Unlike look-ups and connections: one attempt of a program may be several look-ups (A, AAAA). */
-function attempts({ decision, count }: FoldedDenial): string {
+function attempts({ decision, count }: FoldedDenial, who: string | undefined): string {
   const noun = decision.layer === 'dns' ? 'look-up' : 'attempt'
-  return `(${String(count)} ${noun}${count === 1 ? '' : 's'})`
+  return `(${String(count)} ${noun}${count === 1 ? '' : 's'}${who === undefined ? '' : ` by ${who}`})`
 }
 
 function additions(pairs: readonly (readonly [string, string])[]): (readonly [string, string])[] {
@@ -76,11 +81,21 @@ function additions(pairs: readonly (readonly [string, string])[]): (readonly [st
   })
 }
 
+/** Of several policies joined, the last that is a file. */
+function fileOf(source: string): string | undefined {
+  return source.split(' + ').findLast((part) => !part.startsWith('bundle:'))
+}
+
 /** A bundled policy is not edited: it is extended. */
-function placeOf(source: string): string {
-  return source.startsWith('bundle:')
-    ? `to a policy of your own with \`extends: [${source}]\``
-    : `to ${source}`
+function placeOf(source: string, file: string | undefined): string {
+  return file === undefined
+    ? `to a policy of your own with \`extends: [${source.split(' + ').join(', ')}]\``
+    : `to ${file}`
+}
+
+/** As a shell takes it without quotes. */
+function isPlainPath(path: string): boolean {
+  return /^[\w./][\w./@+-]*$/.test(path)
 }
 
 function droppedLines({ jail, dropped }: SummaryOptions, c: Palette): string[] {

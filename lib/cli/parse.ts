@@ -340,13 +340,14 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
     },
   )
   table.command(
-    'allow <name> <destination>',
-    'Open one destination more in a running jail',
+    'allow <name> <destinations..>',
+    'Open destinations in a running jail, or in a policy file',
     (sub) =>
       sub
         .positional('name', { type: 'string', demandOption: true })
-        .positional('destination', {
+        .positional('destinations', {
           type: 'string',
+          array: true,
           demandOption: true,
           describe: 'HOST, HOST:PORT, localhost:PORT, or an address; /udp after it for UDP',
         })
@@ -356,10 +357,11 @@ function adminCommands(table: Argv, io: CommandIo, finish: (code: number) => voi
           describe: 'Write it into the policy file too',
         })
         .example('$0 allow my-bot api.example.com', 'TCP 443 of that name')
-        .example('$0 allow my-bot db.example.com:5432 --save', 'Another port, and for good'),
-    async ({ name, destination, save }) => {
+        .example('$0 allow my-bot db.example.com:5432 --save', 'Another port, and for good')
+        .example('$0 allow ./policy.yaml api.example.com', 'In a policy file, before a run'),
+    async ({ name, destinations, save }) => {
       const { allowCommand } = await import('./commands/allow.js')
-      finish(await allowCommand({ name, destination, save }, io))
+      finish(await allowCommand({ name, destinations, save }, io))
     },
   )
   table.command(

@@ -27,7 +27,8 @@ export interface Saved {
   readonly isNew: boolean
 }
 
-const isPath = (ref: string): boolean => ref.includes('/') || /\.(?:ya?ml|json)$/.test(ref)
+/** How `--policy` tells a file from a bundled name. */
+export const isPath = (ref: string): boolean => ref.includes('/') || /\.(?:ya?ml|json)$/.test(ref)
 
 /**
  * Adds it to the last file that the jail runs with; where all are bundled, to a file of the jail's
@@ -38,7 +39,7 @@ export async function saveGrant(request: SaveRequest, destination: Destination):
   const file = request.policies.filter((ref) => !ref.startsWith('bundle:')).findLast(isPath)
   if (file !== undefined) {
     const path = resolve(request.cwd, file)
-    await edit(path, request, destination)
+    await addToFile(path, destination, request.callerUid)
     return { path, refs: request.policies, isNew: false }
   }
   const path = `${paths.configDir}/policies/${request.jail}.yaml`
@@ -47,7 +48,7 @@ export async function saveGrant(request: SaveRequest, destination: Destination):
     extendingPolicyText(request.jail, request.policies, destination),
     request.callerUid,
   )
-  if (!isNew) await edit(path, request, destination)
+  if (!isNew) await addToFile(path, destination, request.callerUid)
   return { path, refs: [path], isNew }
 }
 
@@ -69,9 +70,17 @@ async function create(path: string, text: string, callerUid: number): Promise<bo
   return true
 }
 
-async function edit(path: string, request: SaveRequest, destination: Destination): Promise<void> {
+/**
+ * Adds one grant to a policy file; false where it is there already. Comments and order stay.
+ * @throws JailError POLICY_NOT_FOUND, POLICY_INVALID, POLICY_UNSAFE, STATE; then nothing is changed.
+ */
+export async function addToFile(
+  path: string,
+  destination: Destination,
+  callerUid: number,
+): Promise<boolean> {
   // As `run` reads it: owner and mode are judged, and every mistake is told before anything changes.
-  const before = await loadPolicies([path], { callerUid: request.callerUid })
+  const before = await loadPolicies([path], { callerUid })
   if (
     destination.grants.some(({ host, ports }) =>
       before.grants.some(
@@ -84,7 +93,7 @@ async function edit(path: string, request: SaveRequest, destination: Destination
       ),
     )
   ) {
-    return
+    return false
   }
   let file
   try {
@@ -96,7 +105,7 @@ async function edit(path: string, request: SaveRequest, destination: Destination
     const old = await file.readFile('utf8')
     await overwrite(file, addToPolicyText(old, destination, path))
     try {
-      await loadPolicies([path], { callerUid: request.callerUid })
+      await loadPolicies([path], { callerUid })
     } catch (error) {
       await overwrite(file, old)
       throw error
@@ -104,6 +113,7 @@ async function edit(path: string, request: SaveRequest, destination: Destination
   } finally {
     await file.close()
   }
+  return true
 }
 
 async function overwrite(file: Awaited<ReturnType<typeof open>>, text: string): Promise<void> {

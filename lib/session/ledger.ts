@@ -2,10 +2,14 @@
  * Every decision of a jail, from the gate and from the kernel: named, logged, counted, told.
  * Invariant: what the gate says may be anything, and goes through `sanitiseDecisions` first.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { NameBook } from '../audit/names.js'
 import type { Decision } from '../audit/record.js'
 import { sanitiseDecisions } from '../audit/sanitise.js'
 import type { NetworkHold } from '../backend/types.js'
+
+/** Milliseconds: what the gate answered a moment before the kernel refused, and its name, has arrived by then. */
+const gatePatience = 80
 
 /** The part of an audit log that is written to. */
 export interface LedgerLog {
@@ -40,7 +44,9 @@ export class Ledger {
   /** Takes what the kernel refused since the last time. */
   async read(hold: Pick<NetworkHold, 'denials'> | undefined): Promise<void> {
     try {
-      this.#record((await hold?.denials()) ?? [])
+      const denials = (await hold?.denials()) ?? []
+      if (denials.some((denial) => !this.#names.knows(denial))) await delay(gatePatience)
+      this.#record(denials)
     } catch {
       // The rules are gone for a moment: the watch deals with it.
     }
