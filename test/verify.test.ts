@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { failures, judge } from '../lib/verify/judge.js'
-import { documented, probes } from '../lib/verify/probes.js'
+import { documented, means, probes, type Means } from '../lib/verify/probes.js'
 import { renderFindings } from '../lib/verify/report.js'
 import type { InsideLine, Witness } from '../lib/verify/types.js'
 import { root } from './lab/paths.js'
@@ -35,6 +35,7 @@ const rows: readonly [
   id: string,
   verdict: string,
   fails: boolean,
+  present?: readonly Means[],
 ][] = [
   ['all refused', held, {}, 'namespace', 'udp', 'closed', false],
   ['the probe itself got through', withOpen('setuid'), {}, 'namespace', 'setuid', 'open', true],
@@ -71,6 +72,26 @@ const rows: readonly [
   ['cut off before the end', without('done'), {}, 'namespace', 'leftover', 'not-testable', true],
   ['known in uid', withOpen('abstract-socket'), {}, 'uid', 'abstract-socket', 'open', false],
   [
+    'not known where the kernel can close it',
+    withOpen('abstract-socket'),
+    {},
+    'uid',
+    'abstract-socket',
+    'open',
+    true,
+    ['abstract-socket'],
+  ],
+  [
+    'the means of another',
+    withOpen('inbound-udp'),
+    {},
+    'uid',
+    'inbound-udp',
+    'open',
+    false,
+    ['abstract-socket'],
+  ],
+  [
     'not known in namespace',
     withOpen('abstract-socket'),
     {},
@@ -82,8 +103,8 @@ const rows: readonly [
 ]
 
 t.test('verdicts', async (t) => {
-  for (const [title, lines, witness, isolation, id, verdict, fails] of rows) {
-    const findings = judge(lines, { ...quiet, ...witness }, isolation)
+  for (const [title, lines, witness, isolation, id, verdict, fails, present] of rows) {
+    const findings = judge(lines, { ...quiet, ...witness }, isolation, new Set(present))
     t.equal(findings.length, probes.length, title)
     t.equal(findings.find((one) => one.id === id)?.verdict, verdict, title)
     t.equal(failures(findings).length > 0, fails, `${title}: exit code`)
@@ -93,7 +114,7 @@ t.test('verdicts', async (t) => {
 t.test('the table', async (t) => {
   const lines = [...without('setuid'), { id: 'setuid', open: true, why: 'ran \u001b[2J as\nroot' }]
   const about = { policy: 'p', isolation: 'namespace', colour: false }
-  const text = renderFindings(judge(lines, quiet, 'namespace'), about)
+  const text = renderFindings(judge(lines, quiet, 'namespace', new Set()), about)
   t.match(text, /A set-user-ID program +OPEN +ran \?\[2J as\?root\n/)
   t.match(text, /NOT HELD: setuid/)
   t.notMatch(text, /[^\n -~]/)
@@ -102,6 +123,7 @@ t.test('the table', async (t) => {
 t.test('the docs', async (t) => {
   const issues = readFileSync(join(root, 'docs/known-issues.md'), 'utf8')
   for (const id of documented.uid) t.ok(issues.includes(`\`${id}\``), id)
+  t.same(Object.keys(means).sort(), [...documented.uid].sort(), 'each has a means that closes it')
   const security = readFileSync(join(root, 'docs/security.md'), 'utf8')
   t.ok(security.includes(`tries ${probes.length} ways out`))
   t.same(documented.namespace, [])

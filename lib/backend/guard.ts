@@ -8,7 +8,7 @@ import type { Argv, System } from '../system/types.js'
 
 export interface GuardPlace {
   readonly fifo: string
-  /** Who holds it: `{pid, start}`. */
+  /** Who holds it: `{pid, start}`, and what its rules are about: `subject`. */
   readonly record: string
 }
 
@@ -23,6 +23,8 @@ export interface GuardMaker {
   readonly owner: Argv
   /** For the owner, one line. */
   readonly rules: string
+  /** What of the machine the rules name by a number that is given anew with the thing; another one wants a new guard. */
+  readonly subject?: () => Promise<number | undefined>
   /** What the kernel has, compared with `rules`. */
   look(): Promise<'right' | 'other' | 'absent'>
 }
@@ -40,14 +42,15 @@ export async function ensureGuard(
   await endGuard(system, place, maker)
   const pid = await system.detach(maker.owner, place.fifo)
   const start = await system.processStart(pid)
-  await system.writeFile(place.record, JSON.stringify({ pid, start }), 0o600)
+  const subject = await maker.subject?.()
+  await system.writeFile(place.record, JSON.stringify({ pid, start, subject }), 0o600)
   await system.feed(place.fifo, `${maker.rules}\n`)
   for (let tries = 0; tries < patience; tries++) {
     if (await isGuardUp(system, place, maker)) return
     await system.sleep(pause)
   }
   throw new JailError('VERIFY_FAILED', 'the guard table is not in force', {
-    hint: 'isolation uid needs a kernel with owned nftables tables (5.12 or later): use isolation namespace',
+    hint: 'isolation uid needs a kernel with owned nftables tables (5.12 or later) and, where control groups of version 2 are mounted, nft_socket: use isolation namespace',
   })
 }
 
@@ -55,15 +58,17 @@ export async function ensureGuard(
 export async function isGuardUp(
   system: System,
   place: GuardPlace,
-  maker: Pick<GuardMaker, 'look'>,
+  maker: Pick<GuardMaker, 'look' | 'subject'>,
 ): Promise<boolean> {
-  if ((await guardPid(system, place)) === undefined) return false
+  const holder = await readHolder(system, place)
+  if (holder === undefined) return false
+  if (maker.subject !== undefined && holder.subject !== (await maker.subject())) return false
   return (await maker.look()) === 'right'
 }
 
 /** Whether its owner lives: nobody else can have changed what was read back before. */
 export const isGuardHeld = async (system: System, place: GuardPlace): Promise<boolean> =>
-  (await guardPid(system, place)) !== undefined
+  (await readHolder(system, place)) !== undefined
 
 /** Ends the owner and with it the table, also one that was never recorded. Idempotent; under the lock. */
 export async function endGuard(
@@ -72,7 +77,7 @@ export async function endGuard(
   maker: Pick<GuardMaker, 'look'>,
 ): Promise<void> {
   if ((await system.lstat(place.fifo)) === undefined) return
-  const pid = await guardPid(system, place)
+  const pid = (await readHolder(system, place))?.pid
   // A warden killed between start and record leaves an owner that only its FIFO reaches; nobody reads: an error.
   await system.feed(place.fifo, 'quit\n').catch(() => undefined)
   if (pid !== undefined) system.kill(pid, 'SIGKILL')
@@ -89,15 +94,18 @@ export async function endGuard(
   })
 }
 
-async function guardPid(system: System, place: GuardPlace): Promise<number | undefined> {
+async function readHolder(
+  system: System,
+  place: GuardPlace,
+): Promise<{ readonly pid: number; readonly subject: unknown } | undefined> {
   const text = await system.readFile(place.record)
   if (text === undefined) return undefined
   try {
-    const { pid, start } = JSON.parse(text) as { pid?: unknown; start?: unknown }
+    const { pid, start, subject } = JSON.parse(text) as Record<string, unknown>
     return typeof pid === 'number' &&
       typeof start === 'number' &&
       (await system.processStart(pid)) === start
-      ? pid
+      ? { pid, subject }
       : undefined
   } catch {
     return undefined

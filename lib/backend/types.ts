@@ -44,6 +44,11 @@ export interface NetworkPlan {
   /** Ports of the host's loopback that the jail may connect to, and may serve. */
   readonly loopbackConnect: readonly number[]
   readonly loopbackListen: readonly number[]
+  /**
+   * Path below /sys/fs/cgroup of the control group (version 2) that holds a group for each jail (`uid` only): what
+   * the kernel knows a receiving socket by. Absent: the machine has none, and datagrams from outside come in.
+   */
+  readonly groups?: string
 }
 
 /** Rules as they will be loaded, for people and golden files. */

@@ -34,6 +34,7 @@ interface Knob {
 
 /**
  * @param root where cgroups are mounted.
+ * @param kept below `root`: a group that others remove.
  * @returns undefined where no limit needs a group.
  * @throws an errno error where a group cannot be made; nothing is left then.
  */
@@ -41,6 +42,7 @@ export function prepareCgroup(
   jail: string,
   limits: Limits,
   root = '/sys/fs/cgroup',
+  kept?: string,
 ): Cgroup | undefined {
   const wanted = knobs(limits)
   if (wanted.length === 0) return undefined
@@ -58,7 +60,7 @@ export function prepareCgroup(
       }
     }
   } catch (error) {
-    for (const dir of dirs) removeQuietly(dir)
+    for (const dir of dirs) if (dir !== `${root}/${kept ?? ''}`) removeQuietly(dir)
     throw error
   }
   const read = (): number[] =>
@@ -75,7 +77,7 @@ export function prepareCgroup(
         return text === undefined ? [] : [text]
       }),
     remove: async () => {
-      for (const dir of dirs) {
+      for (const dir of dirs.filter((path) => path !== `${root}/${kept ?? ''}`)) {
         await removeSoon(dir)
         // The last jail takes the directory above along; with others in it this fails, as it should.
         removeQuietly(dirname(dir))
@@ -84,10 +86,22 @@ export function prepareCgroup(
   }
 }
 
-/** Removes what a killed warden left; a group that still has processes stays. */
-export function removeCgroups(jail: string, root = '/sys/fs/cgroup'): void {
-  for (const under of ['', '/pids', '/memory', '/cpu']) {
-    removeQuietly(`${root}${under}/${parent}/${jail}`)
+/**
+ * The group by which the firewall knows a jail's sockets; with version 2, its limits lie in the same one. Whoever holds
+ * the rules removes it, after them: one that is made anew is another to the kernel.
+ * @param path below `root`, e.g. `unified/agentjail/NAME`.
+ * @returns the file to write a pid to.
+ * @throws an errno error where it cannot be made.
+ */
+export function ensureSocketGroup(path: string, root = '/sys/fs/cgroup'): string {
+  mkdirSync(`${root}/${path}`, { recursive: true })
+  return `${root}/${path}/cgroup.procs`
+}
+
+/** Removes a jail's groups, of whatever kind; one that still has processes stays. */
+export async function removeCgroups(jail: string, root = '/sys/fs/cgroup'): Promise<void> {
+  for (const under of ['', '/unified', '/pids', '/memory', '/cpu']) {
+    await removeSoon(`${root}${under}/${parent}/${jail}`)
     removeQuietly(`${root}${under}/${parent}`)
   }
 }

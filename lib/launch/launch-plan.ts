@@ -49,7 +49,7 @@ export function planLaunch(input: PlanInput): LaunchPlan {
     ...[input.filter === undefined ? '-1' : String(fds.filter)],
     ...[input.rlimits === '' ? '-' : input.rlimits],
     ...[String(spec.user.uid), String(spec.user.gid), drops(out)],
-    ...[String(fds.spec), out.has('close-descriptors') ? '0' : '1'],
+    ...[String(fds.spec), out.has('close-descriptors') ? '0' : '1', String(scopes(spec, out))],
   ]
   const box = mounts === undefined ? plain(tools, out) : bubblewrap(tools)
   const argv = [
@@ -76,6 +76,15 @@ export function planLaunch(input: PlanInput): LaunchPlan {
 function drops(out: ReadonlySet<HardeningPiece>): string {
   const all = ['groups', 'capabilities', 'no-new-privs'] as const
   return all.filter((piece) => !out.has(piece)).join(',') || '-'
+}
+
+/** <linux/landlock.h>: LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | LANDLOCK_SCOPE_SIGNAL. */
+const allScopes = 3
+
+/** In a network namespace of its own there is no abstract socket of others, and a joined command must reach the first's. */
+function scopes(spec: LaunchSpec, out: ReadonlySet<HardeningPiece>): number {
+  const left = out.has('scopes') || out.has('no-new-privs')
+  return spec.isolation === 'namespace' || left ? 0 : allScopes
 }
 
 function bubblewrap(tools: LaunchTools): string[] {

@@ -7,7 +7,7 @@ import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { JailError, errorMessage } from '../errors.js'
-import { prepareCgroup, type Cgroup } from './cgroup.js'
+import { prepareCgroup, ensureSocketGroup, type Cgroup } from './cgroup.js'
 import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
 import { rlimits } from './limits.js'
@@ -68,6 +68,7 @@ async function launchOnce(
   const machine = parseMachine(process.arch)
   const out = new Set(spec.without)
   const notes = [...(facts?.notes ?? [])]
+  const sockets = out.has('network') ? undefined : socketGroup(spec)
   const cgroup = out.has('limits') ? undefined : group(spec, notes)
   const env = spec.extraCa === undefined ? spec.env : new Map([...caVariables, ...spec.env])
   if (facts !== undefined) mkdirSync(tools.stagingDir, { recursive: true, mode: 0o700 })
@@ -107,7 +108,7 @@ async function launchOnce(
             }),
           }),
       rlimits: out.has('limits') ? '' : rlimits(spec.limits, cgroup !== undefined),
-      cgroups: cgroup?.join ?? [],
+      cgroups: [...(sockets === undefined ? [] : [sockets]), ...(cgroup?.join ?? [])],
     })
     if (share === 'acl' && facts !== undefined && spec.joins !== true)
       undos.push(await shareByAcl(spec, facts.trees))
@@ -139,9 +140,20 @@ async function builtInRoots(): Promise<string> {
   return rootCertificates.join('\n')
 }
 
+/** Without it the firewall would not know the command's sockets: no launch then. */
+function socketGroup({ group }: LaunchSpec): string | undefined {
+  try {
+    return group === undefined ? undefined : ensureSocketGroup(group)
+  } catch (error) {
+    throw new JailError('LAUNCH', `the control group of the jail: ${errorMessage(error)}`, {
+      hint: 'isolation namespace needs none',
+    })
+  }
+}
+
 function group(spec: LaunchSpec, notes: string[]): Cgroup | undefined {
   try {
-    return prepareCgroup(spec.jail, spec.limits)
+    return prepareCgroup(spec.jail, spec.limits, undefined, spec.group)
   } catch (error) {
     notes.push(
       `no control groups (${errorMessage(error)}): limits hold for each process alone, limits.cpu not at all`,

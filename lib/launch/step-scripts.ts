@@ -5,7 +5,7 @@
  *   outer  root, host       joins cgroups and the network, stages mounts, then waits for its child, which becomes bwrap
  *   init   root, PID 1      loads seccomp, forks the command's child, reaps, reports, ends with the warden
  *   drop   init's child     becomes the service user, and looks that nothing of root's is left
- *   final  service user     sets variables and directory, closes descriptors, becomes the command
+ *   final  service user     scopes itself (Landlock), sets variables and directory, closes descriptors, becomes the command
  *
  * Invariant: they are constant text; everything that varies reaches them as argv or on a pipe, as data.
  * Signals are blocked, not ignored, from the first step on: a Ctrl-C during the launch is neither lost
@@ -264,12 +264,12 @@ if ($drop{'no-new-privs'}) { call('prctl', 38, 1, 0, 0, 0) == 0 or refuse("no_ne
 `
 
 /**
- * argv: SPEC_FD CLOSE(1|0). The spec pipe: NUL-ended fields: cwd, count of variables,
+ * argv: SPEC_FD CLOSE(1|0) SCOPES(mask of LANDLOCK_SCOPE_*; 0: none). The spec pipe: NUL-ended fields: cwd, count of variables,
  * `NAME=value` each, then the command. Writes `E text` for a failure of its own, `R` before the exec,
  * and errno after a failed one, to the exec pipe, which closes on exec.
  */
 const final = String.raw`
-my ($spec_fd, $close) = @ARGV;
+my ($spec_fd, $close, $scopes) = @ARGV;
 my $word_fd = fileno $word;
 fcntl $word, 2, 1;
 *refuse = sub { syswrite $word, "E$_[0]"; exit 125 };
@@ -287,6 +287,11 @@ if ($close) {
   my @fd = grep { /^\d+$/ && $_ > 2 && $_ != $word_fd } readdir $d;
   closedir $d;
   for my $n (@fd) { if (open my $h, '<&=', $n) { close $h } }
+}
+if ($scopes) {
+  # struct landlock_ruleset_attr of ABI 6. An older kernel knows no scopes, and no call or no such size.
+  my $rules = syscall 444, pack('QQQ', 0, 0, $scopes), 24, 0;
+  $rules < 0 or syscall(446, $rules, 0) == 0 or refuse("landlock: $!");
 }
 for (keys %SIG) { $SIG{$_} = 'DEFAULT' if /^[A-Z]/ && !/^(KILL|STOP)$/ }
 my $none = pack 'Q', 0;

@@ -24,6 +24,8 @@ export interface LaunchSpec {
   readonly isolation: Isolation
   /** Path of the network namespace to join, e.g. /proc/4711/ns/net; absent in `uid` and `basic`. */
   readonly netns?: string
+  /** Control group to join, below /sys/fs/cgroup: the firewall knows the command's sockets by it. Made where missing. */
+  readonly group?: string
   readonly fs: FsRules
   readonly limits: Limits
   readonly userNamespaces: boolean
@@ -62,6 +64,7 @@ export const pieces = [
   'network',
   'gate-names',
   'limits',
+  'scopes',
 ] as const
 
 export type HardeningPiece = (typeof pieces)[number]

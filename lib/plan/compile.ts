@@ -15,18 +15,20 @@ export function compilePlan(
   credentials: readonly ResolvedCredential[] = [],
 ): Plan {
   const { account, settings } = facts
+  const network = networkPlan(policy, {
+    jail: request.jail,
+    uid: account.uid,
+    range: settings.uidRange,
+    isolation: request.isolation,
+    groups: facts.groups,
+  })
   return {
     jail: request.jail,
     policy,
     isolation: request.isolation,
     policies: request.policies,
     account,
-    network: networkPlan(policy, {
-      jail: request.jail,
-      uid: account.uid,
-      range: settings.uidRange,
-      isolation: request.isolation,
-    }),
+    network,
     gate: gatePolicy(policy, credentials),
     launch: {
       jail: request.jail,
@@ -35,6 +37,7 @@ export function compilePlan(
       cwd: request.cwd,
       env: jailEnvironment(policy, facts),
       isolation: request.isolation,
+      ...(network.groups === undefined ? {} : { group: `${network.groups}/${request.jail}` }),
       fs: policy.fs,
       limits: policy.limits,
       userNamespaces: policy.userNamespaces,

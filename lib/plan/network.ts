@@ -12,6 +12,8 @@ export interface NetworkRequest {
   readonly uid: number
   readonly range: UidRange
   readonly isolation: Isolation
+  /** See `Facts.groups`. */
+  readonly groups?: string | undefined
 }
 
 /** Listening sockets one gate may need; beyond it a policy asks for `isolation: uid`. */
@@ -48,7 +50,13 @@ export function networkPlan(policy: Policy, request: NetworkRequest): NetworkPla
     )
   }
   const denied = policy.denies.flatMap(({ cidr }) => (cidr === undefined ? [] : [cidr]))
-  return { ...common, ...plan, ...(isolation === 'uid' && denied.length > 0 ? { denied } : {}) }
+  if (isolation === 'namespace') return { ...common, ...plan }
+  return {
+    ...common,
+    ...plan,
+    ...(denied.length > 0 ? { denied } : {}),
+    ...(request.groups === undefined ? {} : { groups: request.groups }),
+  }
 }
 
 type Ports = Pick<NetworkPlan, 'gateTcp' | 'gateUdp' | 'pinned' | 'kernel' | 'loopbackConnect'>

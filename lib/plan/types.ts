@@ -33,6 +33,8 @@ export interface Facts {
   /** agentjail's own package, and what else must never be writable in a jail. */
   readonly protect: readonly string[]
   readonly hostName: string
+  /** Where the jails' control groups are, below /sys/fs/cgroup: `agentjail` in the version 2 hierarchy; absent: there is none. */
+  readonly groups?: string | undefined
 }
 
 export interface AccountFacts {

@@ -1,7 +1,8 @@
 /**
  * What is looked up about the host before planning.
  */
-import { hostname, networkInterfaces } from 'node:os'
+import { accessSync, constants, existsSync, readlinkSync } from 'node:fs'
+import { hostname, networkInterfaces, release } from 'node:os'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isIP } from 'node:net'
@@ -52,4 +53,30 @@ export async function systemRoots(system: System): Promise<string | undefined> {
     if (text !== undefined) return text
   }
   return undefined
+}
+
+/** The inode of the first control group namespace (PROC_CGROUP_INIT_INO, <linux/proc_ns.h>). */
+const firstGroupNamespace = 'cgroup:[4026531835]'
+
+/**
+ * Path below /sys/fs/cgroup, where nft looks for groups, of the group that holds those of all jails; undefined where
+ * the kernel cannot tell a socket by its group: before Linux 5.13; no version 2 hierarchy that can be written to; in a
+ * container whose kernel counts levels from the host's root (before 6.12).
+ */
+export function jailGroups(root = '/sys/fs/cgroup', kernel = release()): string | undefined {
+  if (isBefore(kernel, 5, 13)) return undefined
+  const mount = ['', 'unified/'].find((path) => existsSync(`${root}/${path}cgroup.controllers`))
+  if (mount === undefined) return undefined
+  try {
+    accessSync(`${root}/${mount}`, constants.W_OK)
+    const isFirst = readlinkSync('/proc/self/ns/cgroup') === firstGroupNamespace
+    return isFirst || !isBefore(kernel, 6, 12) ? `${mount}agentjail` : undefined
+  } catch {
+    return undefined
+  }
+}
+
+function isBefore(kernel: string, major: number, minor: number): boolean {
+  const [first = 0, second = 0] = kernel.split(/[.-]/).map(Number)
+  return first < major || (first === major && second < minor)
 }

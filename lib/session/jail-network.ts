@@ -6,6 +6,7 @@ import type { GatePort, NetworkHold } from '../backend/types.js'
 import { errorMessage } from '../errors.js'
 import { createScrub } from '../credentials/scrub.js'
 import type { GatePolicy } from '../gate/protocol.js'
+import { removeCgroups } from '../launch/cgroup.js'
 import { wantsCa } from '../plan/compile.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { Callers } from './callers.js'
@@ -70,6 +71,7 @@ export class JailNetwork {
       await withLock(config.stateDir, async () => {
         await hold.close()
         await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
+        if (network.groups !== undefined) await removeCgroups(jail)
       })
     })
     return new JailNetwork(options, plan, hold)

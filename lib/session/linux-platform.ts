@@ -30,7 +30,7 @@ export function linuxPlatform(context: () => LinuxContext): Platform {
       const { system, config } = context()
       await system.removeFile(controlPath(config.stateDir, name))
       const { removeCgroups } = await import('../launch/cgroup.js')
-      removeCgroups(name)
+      await removeCgroups(name)
     },
     isTerminalBusy: () => isTerminalBusy(context().system, context().tools.stty),
   }

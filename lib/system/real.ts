@@ -349,7 +349,14 @@ function statLink(path: string): FileStat | undefined {
         : stat.isSocket()
           ? 'socket'
           : 'other'
-  return { uid: stat.uid, gid: stat.gid, mode: stat.mode & 0o7777, kind, mtimeMs: stat.mtimeMs }
+  return {
+    uid: stat.uid,
+    gid: stat.gid,
+    mode: stat.mode & 0o7777,
+    kind,
+    mtimeMs: stat.mtimeMs,
+    inode: stat.ino,
+  }
 }
 
 function absentAsUndefined<T>(work: () => T): T | undefined {

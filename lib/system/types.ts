@@ -40,6 +40,7 @@ export interface FileStat {
   readonly mode: number
   readonly kind: 'file' | 'directory' | 'symlink' | 'socket' | 'other'
   readonly mtimeMs: number
+  readonly inode: number
 }
 
 export interface System {

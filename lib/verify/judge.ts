@@ -3,7 +3,7 @@
  * Invariant: a probe that said nothing, and one whose witness could not have seen anything, is never called closed.
  */
 import type { Isolation } from '../policy/types.js'
-import { documented, probes } from './probes.js'
+import { knownOpen, means, probes, type Means } from './probes.js'
 import type { Finding, InsideLine, Verdict, Witness } from './types.js'
 
 /** Of a probe that said nothing, or was never reached: that is no success. */
@@ -26,12 +26,15 @@ export function judge(
   lines: readonly InsideLine[],
   witness: Witness,
   isolation: Isolation,
+  present: ReadonlySet<Means>,
 ): Finding[] {
+  const known: ReadonlySet<string> = new Set(knownOpen(isolation, present))
+  const wanting: Readonly<Record<string, string>> = means
   return probes.map(({ id, group, title }) => {
     const { verdict, why } = verdictOf(id, lines, witness)
-    const isDocumented =
-      verdict === 'open' && (documented[isolation] as readonly string[]).includes(id)
-    return { id, group, title, verdict, documented: isDocumented, why }
+    const documented = verdict === 'open' && known.has(id)
+    const lacks = documented && wanting[id] !== undefined ? `; not here: ${wanting[id]}` : ''
+    return { id, group, title, verdict, documented, why: why + lacks }
   })
 }
 

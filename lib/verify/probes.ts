@@ -42,7 +42,10 @@ export const probes = [
   probe('loopback-ipv6', 'host', 'A service on ::1', network),
   probe('loopback-udp', 'host', 'A UDP service on 127.0.0.1', network),
   probe('host-address', 'host', "A service on the host's own address", network),
-  probe('abstract-socket', 'host', 'An abstract unix socket of another user', network),
+  probe('abstract-socket', 'host', 'An abstract unix socket of another user', [
+    'network',
+    'scopes',
+  ]),
   probe('path-socket', 'host', 'A unix socket in /run', mounts),
   probe('setuid', 'privilege', 'A set-user-ID program', ['no-new-privs']),
   probe('file-capability', 'privilege', 'A program with a file capability', [
@@ -77,7 +80,20 @@ export const probes = [
 
 export type ProbeId = (typeof probes)[number]['id']
 
-/** What `docs/known-issues.md` says is open; `verify` shows it, and does not fail for it. */
+/** What of the machine closes a probe where the jail is on the host's network, and since when Linux has it. */
+export const means = {
+  'abstract-socket': 'Landlock scopes (Linux 6.12)',
+  'inbound-udp': 'nftables with sockets by control group (version 2, Linux 5.13)',
+} as const satisfies Partial<Record<ProbeId, string>>
+
+export type Means = keyof typeof means
+
+/** Known to be open on this machine. @param present what of `means` it has. */
+export function knownOpen(isolation: Isolation, present: ReadonlySet<Means>): readonly ProbeId[] {
+  return documented[isolation].filter((id) => !(present as ReadonlySet<string>).has(id))
+}
+
+/** What `docs/known-issues.md` says is open where the machine lacks the means; `verify` shows it, and does not fail for it. */
 export const documented: Readonly<Record<Isolation, readonly ProbeId[]>> = {
   namespace: [],
   uid: ['abstract-socket', 'inbound-udp'],

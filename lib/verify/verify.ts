@@ -17,6 +17,7 @@ import { relaySignals } from '../session/signals.js'
 import { Warden } from '../session/warden.js'
 import { findTools } from '../system/tools.js'
 import { judge } from './judge.js'
+import type { Means } from './probes.js'
 import { openStage, type Stage } from './stage.js'
 import type { Finding, InsideConfig, InsideLine } from './types.js'
 
@@ -122,6 +123,7 @@ function weaken(plan: Plan, facts: Facts, without: readonly HardeningPiece[]): P
     uid: plan.account.uid,
     range: facts.settings.uidRange,
     isolation: plan.isolation,
+    groups: facts.groups,
   })
   // A uid outside the reserved range, which no rule knows and no account has.
   const uid = facts.settings.uidRange.last + 1
@@ -183,13 +185,26 @@ async function runIn(
     await warden.run(relaySignals())
     const leftover = await lives(system, spec.user.uid, output)
     await endProcesses(system, spec.user.uid)
-    return judge(linesOf(output), { ...(await stage.witness()), leftover }, plan.isolation)
+    const seen = { ...(await stage.witness()), leftover }
+    return judge(linesOf(output), seen, plan.isolation, await presentMeans(context, plan))
   } finally {
     process.setgroups?.(groups)
     closeSync(stray)
     closeSync(input)
     closeSync(output)
   }
+}
+
+async function presentMeans(context: LinuxContext, plan: Plan): Promise<ReadonlySet<Means>> {
+  const { system, tools, backend } = context
+  // landlock_create_ruleset(2) with LANDLOCK_CREATE_RULESET_VERSION: scopes since the sixth.
+  const asked = await system.run([tools.perl, '-e', 'print syscall 444, 0, 0, 1'])
+  return new Set<Means>([
+    ...(Number(asked.stdout) >= 6 ? (['abstract-socket'] as const) : []),
+    ...(backend.name === 'nftables' && plan.network.groups !== undefined
+      ? (['inbound-udp'] as const)
+      : []),
+  ])
 }
 
 /** Milliseconds in which a process that was left would write several times. */

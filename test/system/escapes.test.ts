@@ -214,7 +214,7 @@ Promise.all([{ host: '127.0.0.1', port: 3128 }, { host: '::1', port: 3128 }, { h
 const unix = (path: string) =>
   `s = socket.socket(1); s.connect(${path}); print('REACHED', s.recv(9))`
 
-const neighbours = async (t: Test, { lab, isolation, run }: Bench) => {
+const neighbours = async (t: Test, { lab, run }: Bench) => {
   const service = lab.spawn(['node', '-e', services], { timeout })
   await service.until(/up/)
   const before = service.stdout()
@@ -239,13 +239,12 @@ const neighbours = async (t: Test, { lab, isolation, run }: Bench) => {
   // The name service's socket is also asked by the host's own programs: here the command's word counts.
   t.notMatch(stdout, /REACHED/, 'nor the name service')
   await run(tries(unix(`'\\0other-users'.ljust(108, '\\0')`)))
-  // With the host's network come its abstract sockets: docs/known-issues.md says so.
-  t.equal(service.stdout() !== before, isolation === 'uid', 'abstract sockets: only in uid')
+  t.equal(service.stdout(), before, 'nor does one on an abstract socket')
   service.kill('SIGKILL')
   await service.ended
 }
 
-const inbound = async (t: Test, { lab, isolation, prefix }: Bench) => {
+const inbound = async (t: Test, { lab, prefix }: Bench) => {
   const listen = `import socket, select, time
 u = socket.socket(2, 2); u.bind(('0.0.0.0', 7001)); s = socket.socket(); s.bind(('0.0.0.0', 7002)); s.listen(); print('up', flush=True)
 end = time.time() + 4
@@ -270,8 +269,7 @@ print('end')`
   const { stdout } = await jail.ended
   t.match(stdout, /end/)
   t.notMatch(stdout, /TCP b/, 'no connection comes in')
-  // One way only, and documented: the kernel's output rules cannot see who will receive.
-  if (isolation === 'namespace') t.notMatch(stdout, /UDP b/, 'no datagram comes in')
+  t.notMatch(stdout, /UDP b/, 'no datagram comes in')
   const answers = await lab.capture.packets((p) => p.src === wire.host4 && p.sport !== undefined)
   const leaks = answers.filter((p) => p.proto === 'udp' || !p.flags.rst)
   t.same(leaks, [], 'and nothing but resets goes back')

@@ -16,11 +16,14 @@ export type Expression =
       }
     }
   | { readonly ct: { readonly key: 'mark' | 'status' | 'direction' } }
+  | { readonly socket: { readonly key: 'cgroupv2'; readonly level: number } }
   | { readonly concat: readonly Expression[] }
   | { readonly range: readonly [number, number] }
   | { readonly prefix: { readonly addr: string; readonly len: number } }
   | { readonly set: readonly (string | number | Expression)[] }
   | { readonly elem: { readonly val: Expression; readonly timeout: number } }
+  /** Of a control group, below /sys/fs/cgroup; made of agentjail's own words only. */
+  | { readonly path: string }
   | string
   | number
 
@@ -110,6 +113,8 @@ export const meta = (
   key: 'skuid' | 'oifname' | 'iifname' | 'l4proto' | 'mark' | 'nfproto',
 ): Expression => ({ meta: { key } })
 export const ct = (key: 'mark' | 'status' | 'direction'): Expression => ({ ct: { key } })
+/** The control group, at that depth of the hierarchy, of the socket that sends or will receive. */
+export const socketGroup = (level: number): Expression => ({ socket: { key: 'cgroupv2', level } })
 export const field = (
   protocol: 'ip' | 'ip6' | 'th' | 'tcp' | 'udp',
   name: 'daddr' | 'saddr' | 'dport' | 'sport',

@@ -12,7 +12,15 @@ import type { NamespaceTools } from './namespace.js'
 import { printTable } from './print.js'
 import { findDifference, listedItems } from './readback.js'
 import { removalOf } from './removal.js'
-import { guardTable, namespaceTable, staticTable, tableName, uidBase, uidJail } from './tables.js'
+import {
+  guardTable,
+  inwardTable,
+  namespaceTable,
+  staticTable,
+  tableName,
+  uidBase,
+  uidJail,
+} from './tables.js'
 import { openUid } from './uid.js'
 
 export interface NftablesOptions {
@@ -123,6 +131,15 @@ function renderPlan(plan: NetworkPlan): RenderedRules[] {
       format: 'nft',
       text: text(printTable(guardTable(plan.range))),
     },
+    ...(plan.groups === undefined
+      ? []
+      : [
+          {
+            title: 'the guard of what comes in: sockets of jails, by control group',
+            format: 'nft' as const,
+            text: text(printTable(inwardTable(plan.groups))),
+          },
+        ]),
     { title: 'shared by all jails', format: 'nft', text: text(printTable(uidBase(plan.range))) },
     { title: 'this jail', format: 'nft', text: text(printTable(uidJail(plan, ports))) },
   ]

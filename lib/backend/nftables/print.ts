@@ -84,6 +84,8 @@ function printExpression(expression: Expression): string {
   if ('meta' in expression) return `meta ${expression.meta.key}`
   if ('payload' in expression) return `${expression.payload.protocol} ${expression.payload.field}`
   if ('ct' in expression) return `ct ${expression.ct.key}`
+  if ('socket' in expression) return `socket cgroupv2 level ${expression.socket.level}`
+  if ('path' in expression) return `"${expression.path}"`
   if ('concat' in expression) return expression.concat.map(printExpression).join(' . ')
   if ('range' in expression) return `${expression.range[0]}-${expression.range[1]}`
   if ('prefix' in expression) return `${expression.prefix.addr}/${expression.prefix.len}`

@@ -12,7 +12,7 @@ export function removalOf(jail: string, uid: number, listing: unknown): string[]
   const bodies = (kind: string): Readonly<Record<string, unknown>>[] =>
     (listedItems(listing) ?? []).flatMap((item) => (kind in item ? [bodyOf(item)] : []))
   const maps = bodies('map').filter((map) =>
-    ['jails', 'flows', 'redirects'].includes(String(map['name'])),
+    ['jails', 'flows', 'answers', 'redirects'].includes(String(map['name'])),
   )
   const held = maps.flatMap((map) => {
     const elements = Array.isArray(map['elem']) ? map['elem'] : []
@@ -21,7 +21,7 @@ export function removalOf(jail: string, uid: number, listing: unknown): string[]
   })
   const chains = bodies('chain')
     .map((chain) => String(chain['name']))
-    .filter((name) => name === names.chain || name === names.nat)
+    .filter((name) => [names.chain, names.nat, names.inward].includes(name))
   const sets = bodies('set')
     .map((set) => String(set['name']))
     .filter((name) => isJailSet(name, names.suffix))

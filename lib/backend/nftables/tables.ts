@@ -5,8 +5,12 @@
  * `agentjail_guard` is the same deny in a table that only its owner can flush or delete.
  * `agentjail_uid` opens, for jails in `uid` isolation only, what their policies grant. What it lets through it marks,
  * and the two denies refuse every packet of the range that has no mark: so whoever removes this table closes the jails.
+ * What comes in over UDP is held the same way round: `agentjail_uid` marks the answers to what a jail asked of whom it
+ * may ask; `agentjail_inward`, owned as the guard is, drops everything else for a socket of a jail, which the kernel
+ * knows by its control group.
  * In a jail's own namespace the table is `agentjail_jail`.
  */
+import type { PortRange } from '../../policy/types.js'
 import type { GatePort, NetworkPlan, UidRange } from '../types.js'
 import {
   accept,
@@ -26,6 +30,7 @@ import {
   resetTcp,
   setCtMark,
   setMark,
+  socketGroup,
   update,
   vmap,
 } from './ast.js'
@@ -34,6 +39,7 @@ import type { Chain, Element, Expression, NamedSet, Rule, Statement, Table } fro
 export const tableName = {
   static: 'agentjail',
   guard: 'agentjail_guard',
+  inward: 'agentjail_inward',
   uid: 'agentjail_uid',
   jail: 'agentjail_jail',
 } as const
@@ -91,6 +97,30 @@ function denyTable(name: string, owner: boolean, range: UidRange): Table {
       { chain: 'output', expr: [...unmarked(meta('skuid')), prohibit] },
       // Queued data of a socket that its process has closed has no uid any more; its flow still has the jail's mark.
       { chain: 'output', expr: [original, ...unmarked(ct('mark')), drop] },
+    ],
+  }
+}
+
+/** @param groups path below /sys/fs/cgroup of the group that holds those of all jails: a child of the root. */
+export function inwardTable(groups: string): Table {
+  const hook = { type: 'filter', hook: 'input', prio: denyPriority, policy: 'accept' } as const
+  return {
+    name: tableName.inward,
+    owner: true,
+    counters: [],
+    sets: [],
+    elements: [],
+    chains: [{ name: 'input', hook }],
+    rules: [
+      {
+        chain: 'input',
+        expr: [
+          equal(meta('l4proto'), 'udp'),
+          differ(meta('mark'), passMark),
+          equal(socketGroup(1), { path: groups }),
+          drop,
+        ],
+      },
     ],
   }
 }
@@ -247,7 +277,8 @@ export function uidBase(range: UidRange): Table {
     type: ['inet_service'],
     flags: [],
   })
-  const release = { type: 'filter', hook: 'output', prio: 20, policy: 'accept' } as const
+  const hook = (name: 'output' | 'input', prio: number) =>
+    ({ type: 'filter', hook: name, prio, policy: 'accept' }) as const
   return {
     name: tableName.uid,
     owner: false,
@@ -255,6 +286,7 @@ export function uidBase(range: UidRange): Table {
     sets: [
       map('jails', 'uid'),
       map('flows', 'mark'),
+      map('answers', 'mark'),
       map('redirects', 'uid'),
       gates('gates_tcp'),
       gates('gates_udp'),
@@ -262,8 +294,10 @@ export function uidBase(range: UidRange): Table {
     elements: [],
     chains: [
       { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
-      { name: 'output', hook: { type: 'filter', hook: 'output', prio: 0, policy: 'accept' } },
-      { name: 'release', hook: release },
+      { name: 'output', hook: hook('output', 0) },
+      { name: 'release', hook: hook('output', 20) },
+      { name: 'input', hook: hook('input', 0) },
+      { name: 'release_in', hook: hook('input', 20) },
       { name: 'held' },
       { name: 'orphans' },
     ],
@@ -290,6 +324,17 @@ export function uidBase(range: UidRange): Table {
       { chain: 'orphans', expr: [vmap(ct('mark'), 'flows')] },
       { chain: 'orphans', expr: [drop] },
       { chain: 'release', expr: [equal(meta('mark'), passMark), setMark(0)] },
+      // Who opened the flow is in its mark; to whom it went is asked again of the jail's own chain.
+      {
+        chain: 'input',
+        expr: [
+          equal(meta('l4proto'), 'udp'),
+          reply,
+          equal(ct('mark'), uids(range)),
+          vmap(ct('mark'), 'answers'),
+        ],
+      },
+      { chain: 'release_in', expr: [equal(meta('mark'), passMark), setMark(0)] },
     ],
   }
 }
@@ -300,6 +345,7 @@ export function jailNames(jail: string) {
   return {
     chain: `jail_${id}`,
     nat: `nat_${id}`,
+    inward: `in_${id}`,
     overflow: `overflow_${id}`,
     suffix: `_${id}`,
     flows: (family: 4 | 6) => `live${family}_${id}`,
@@ -380,6 +426,7 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
     chain: names.chain,
     expr: [equal(flowKey(family), `@${names.flows(family)}`), ...pass],
   }))
+  const inward = answers(plan, names.inward, names)
   const exempt = plan.kernel.map((grant): Rule => ({
     chain: names.nat,
     expr: [matchCidr(grant.cidr), equal(field(grant.proto, 'dport'), ports(grant.ports)), accept],
@@ -416,7 +463,7 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
         })),
       ),
     ],
-    chains: [{ name: names.chain }, { name: names.nat }],
+    chains: [{ name: names.chain }, { name: names.nat }, { name: names.inward }],
     rules: [
       ...toGate,
       // Ahead of what the command may connect to: an answer to a port of that number is no flow of the command's.
@@ -429,6 +476,7 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
       ...denialRules(names.chain, names.suffix, names.overflow),
       ...exempt,
       ...redirects,
+      ...inward,
     ],
     elements: [
       ...(['tcp', 'udp'] as const).flatMap((proto) =>
@@ -440,10 +488,52 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
       ),
       { kind: 'map', set: 'redirects', key: [plan.uid], verdict: names.nat },
       { kind: 'map', set: 'flows', key: [plan.uid], verdict: names.chain },
+      { kind: 'map', set: 'answers', key: [plan.uid], verdict: names.inward },
       // Last: from here on the jail has what its policy grants.
       { kind: 'map', set: 'jails', key: [plan.uid], verdict: names.chain },
     ],
   }
+}
+
+/**
+ * Datagrams that answer the jail: from the gate, and from where its grants lead now. What was withdrawn is not heard
+ * any more, though the kernel still knows the flow.
+ */
+function answers(
+  plan: NetworkPlan,
+  chain: string,
+  names: ReturnType<typeof jailNames>,
+): readonly Rule[] {
+  const pass = [setMark(passMark), accept]
+  const from = (family: 4 | 6): Expression => field(family === 4 ? 'ip' : 'ip6', 'saddr')
+  const port = (list: readonly PortRange[]): Statement => equal(field('udp', 'sport'), ports(list))
+  const pinned = plan.pinned.filter(({ proto }) => proto === 'udp')
+  const families = [4, 6] as const
+  return [
+    { chain, expr: [has(ct('status'), 'dnat'), ...pass] },
+    ...(plan.denied ?? []).map((cidr): Rule => ({ chain, expr: [matchCidr(cidr, 'saddr'), drop] })),
+    ...plan.kernel
+      .filter(({ proto }) => proto === 'udp')
+      .map((grant): Rule => ({
+        chain,
+        expr: [matchCidr(grant.cidr, 'saddr'), port(grant.ports), ...pass],
+      })),
+    ...pinned.flatMap((grant) =>
+      families.map((family): Rule => ({
+        chain,
+        expr: [
+          equal(from(family), `@${names.pins(family, grant.grant)}`),
+          port(grant.ports),
+          ...pass,
+        ],
+      })),
+    ),
+    ...(pinned.length === 0 ? [] : families).map((family): Rule => {
+      // The flow's key as it was written on the way out.
+      const key = concat(from(family), meta('l4proto'), field('th', 'dport'), field('th', 'sport'))
+      return { chain, expr: [equal(key, `@${names.flows(family)}`), ...pass] }
+    }),
+  ]
 }
 
 function loopbackRules(
@@ -470,10 +560,13 @@ function loopbackRules(
   return plan.ipv6 ? [v4, v6] : [v4]
 }
 
-function matchCidr(cidr: { family: 4 | 6; address: string; prefix: number }): Statement {
+function matchCidr(
+  cidr: { readonly family: 4 | 6; readonly address: string; readonly prefix: number },
+  side: 'daddr' | 'saddr' = 'daddr',
+): Statement {
   const whole = cidr.prefix === (cidr.family === 4 ? 32 : 128)
   return equal(
-    field(cidr.family === 4 ? 'ip' : 'ip6', 'daddr'),
+    field(cidr.family === 4 ? 'ip' : 'ip6', side),
     whole ? cidr.address : { prefix: { addr: cidr.address, len: cidr.prefix } },
   )
 }

@@ -10,7 +10,7 @@ import type { GuardPlace } from '../guard.js'
 import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
 import type { Element, Table } from './ast.js'
 import { DenialReader } from './denials.js'
-import { nftGuard } from './guard.js'
+import { ensureGroup, nftGuard } from './guard.js'
 import type { ListTable } from './guard.js'
 import { printElement, printTable } from './print.js'
 import { findDifference } from './readback.js'
@@ -66,7 +66,8 @@ class UidHold implements NetworkHold {
   async connectGate(ports: readonly GatePort[]): Promise<void> {
     this.#gate = ports
     const { nft, guard, list } = this.#place
-    await ensureGuard(this.#system, guard, nftGuard(nft, this.#plan.range, list))
+    await ensureGroup(this.#system, this.#plan)
+    await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
     await this.#ensureBase()
     const part = uidJail(this.#plan, ports)
     // What a dead jail of this name left is replaced in the same transaction.
@@ -171,7 +172,7 @@ class UidHold implements NetworkHold {
         (await isGuardUp(
           this.#system,
           this.#place.guard,
-          nftGuard(this.#place.nft, this.#plan.range, this.#list),
+          nftGuard(this.#system, this.#place.nft, this.#plan, this.#list, 'held'),
         ))
       )
     } catch {
@@ -184,7 +185,8 @@ class UidHold implements NetworkHold {
     if (this.#nft.hasEnded()) this.#nft = openNft(this.#system, [this.#place.nft, '-j', '-i'])
     await restoreStatic(this.#nft, this.#plan.range)
     const { nft, guard, list } = this.#place
-    await ensureGuard(this.#system, guard, nftGuard(nft, this.#plan.range, list))
+    await ensureGroup(this.#system, this.#plan)
+    await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
     await this.#ensureBase()
     await this.update(this.#plan)
   }

@@ -28,6 +28,7 @@ import {
   hostResolvers,
   packageRoot,
   systemRoots,
+  jailGroups,
 } from '../../session/host.js'
 import { relaySignals } from '../../session/signals.js'
 import type { CommandIo } from '../io.js'
@@ -218,6 +219,7 @@ async function makePlan(
       ...args.policy.filter((name) => name.includes('/')).map((path) => resolve(path)),
     ],
     hostName: hostName(),
+    groups: jailGroups(),
   }
   const request = {
     jail,

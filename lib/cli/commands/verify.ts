@@ -12,7 +12,7 @@ import { loadPolicies } from '../../policy/loader.js'
 import type { Isolation } from '../../policy/types.js'
 import { collectDead, makeState, openLinuxContext } from '../../session/context.js'
 import { elevate } from '../../session/elevate.js'
-import { callerIdentity, hostAddresses, hostName } from '../../session/host.js'
+import { callerIdentity, hostAddresses, hostName, jailGroups } from '../../session/host.js'
 import type { Ending } from '../../launch/types.js'
 import { failures } from '../../verify/judge.js'
 import { renderFindings } from '../../verify/report.js'
@@ -62,6 +62,7 @@ export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<En
         nodePath: process.execPath,
         protect,
         hostName: hostName(),
+        groups: jailGroups(),
       }
       const request = { jail, command, cwd, isolation, policies: args.policy }
       return { plan: compilePlan(overlaid, facts, request), facts }

@@ -140,7 +140,7 @@ export class FakeMac implements System {
     const file = this.state.files[path]
     return file === undefined
       ? undefined
-      : { uid: file.uid, gid: file.gid, mode: file.mode, kind: file.kind, mtimeMs: 0 }
+      : { uid: file.uid, gid: file.gid, mode: file.mode, kind: file.kind, mtimeMs: 0, inode: 0 }
   }
 
   kill(pid: number, signal: NodeJS.Signals): boolean {
