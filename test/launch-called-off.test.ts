@@ -6,6 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import { launch } from '../lib/launch/launch.js'
 import type { LaunchSpec } from '../lib/launch/types.js'
+import { packageRoot } from '../lib/session/host.js'
+import { spawnGate } from '../lib/session/gate-process.js'
 import { findTools } from '../lib/system/tools.js'
 import { makePlace, specText, until } from './launch-support.js'
 
@@ -16,12 +18,14 @@ const { env, stagingDir, ...spec } = JSON.parse(text) as Omit<LaunchSpec, 'env'>
   env: [string, string][]
   stagingDir: string
 }
-const found = findTools(['perl', 'setpriv', 'unshare', 'bwrap'])
+const found = findTools(['perl', 'setpriv', 'unshare', 'bwrap', 'nsenter'])
 const tools = {
   perl: found.get('perl'),
   setpriv: found.get('setpriv'),
   unshare: found.get('unshare'),
   bwrap: found.get('bwrap'),
+  nsenter: found.get('nsenter'),
+  node: process.execPath,
   stagingDir,
 }
 
@@ -56,4 +60,36 @@ t.test('at any instant', { timeout: 240_000 }, async (t) => {
     await until(`nothing of ${isolation} is left`, () => left().length === 0)
     t.same(left(), [])
   }
+})
+
+/** Processes of this agentjail's gates: in the chain that starts one, the gate's main file stands in each argv. */
+const gates = (): string[] =>
+  readdirSync('/proc').filter((pid) => {
+    try {
+      const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      return (
+        /^\d+$/.test(pid) && words.includes(packageRoot) && /gate(\/main\.js|\.cjs)\0/.test(words)
+      )
+    } catch {
+      return false
+    }
+  })
+
+t.test('a gate that is killed while it starts', { timeout: 120_000 }, async (t) => {
+  let seen = 0
+  for (let n = 0; n < 60; n++) {
+    const gate = spawnGate({ tools, specs: [], user: { uid: 1_900_099_872, gid: 1_900_099_872 } })
+    const gone = new Promise<void>((resolve) => {
+      gate.onExit(() => {
+        resolve()
+      })
+    })
+    await sleep(n * 0.5)
+    seen += gates().length
+    gate.kill()
+    await gone
+  }
+  t.ok(seen > 0, 'the chain was seen before it was killed')
+  await until('no gate is left', () => gates().length === 0)
+  t.same(gates(), [])
 })

@@ -5,8 +5,9 @@
  */
 import { JailError } from '../errors.js'
 import type { MountPlan } from './mount-plan.js'
+import { callsText } from './fence-script.js'
 import { blockedSignals, initScript, outerScript } from './step-scripts.js'
-import { stepCalls, type Machine } from './syscall-numbers.js'
+import type { Machine } from './syscall-numbers.js'
 import type { LaunchTools } from './launch-tools.js'
 import type { HardeningPiece, LaunchSpec } from './types.js'
 
@@ -40,9 +41,7 @@ export interface PlanInput {
 export function planLaunch(input: PlanInput): LaunchPlan {
   const { spec, tools, machine, mounts } = input
   const out = new Set(spec.without)
-  const calls = Object.entries(stepCalls[machine])
-    .map(([name, number]) => `${name}=${String(number)}`)
-    .join(',')
+  const calls = callsText(machine)
   const mask = String(blockedSignals)
   const init = [
     ...[tools.perl, '-e', initScript, '--', String(fds.status), calls, mask, String(fds.control)],

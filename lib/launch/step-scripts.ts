@@ -12,6 +12,8 @@
  * nor fatal to bwrap, and PID 1 reads it from a signalfd.
  */
 
+import { fenceSub } from './fence-script.js'
+
 /** All signals but KILL, STOP and those that a fault raises (ILL TRAP ABRT BUS FPE SEGV SYS). */
 export const blockedSignals: bigint = (() => {
   let mask = (1n << 64n) - 1n
@@ -34,14 +36,14 @@ sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
 
 /**
  * argv: STATUS_FD CALLS MASK PARENT_PID JAIL_UID FENCED(1|0), then operations, then `exec` and the program.
- * Fenced: the program is PID 1 of a namespace that dies with this step, so that the kernel ends all that it started.
- * bubblewrap alone does not: its child, killed parent or not, waits for a word of it that never comes.
+ * Fenced: see `fence-script.ts`.
  * Operations: `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
  * `stage N PATH (rw|ro) (idmap|plain)`, `pin N REL`, `ro N REL`, `hide-file N REL`, `hide-dir N REL`,
  * `make-(directory|placeholder) N REL UID GID`.
  */
 export const outerScript: string =
   head +
+  fenceSub +
   String.raw`
 arguments();
 my ($mask, $parent, $user, $fenced) = splice @ARGV, 0, 4;
@@ -201,31 +203,7 @@ while (defined(my $op = shift @ARGV)) {
   $do{$op}->(splice @ARGV, 0, $count);
 }
 fcntl $status, 2, 0;
-if ($fenced) {
-  call('unshare', 0x20000000) == 0 or refuse("PID namespace: $!");
-  $^F = 1000000;
-  pipe my $alive, my $held or refuse("pipe: $!");
-  my $pid = fork // refuse("fork: $!");
-  if ($pid) {
-    # Nothing of the launch stays open here: its pipes' ends tell that the command is gone.
-    opendir my $d, '/proc/self/fd';
-    my @open = grep { /^\d+$/ && $_ > 2 && $_ != fileno $held } readdir $d;
-    closedir $d;
-    for my $n (@open) { if (open my $h, '<&=', $n) { close $h } }
-    $0 = 'agentjail-launch';
-    waitpid $pid, 0;
-    exit $? >> 8;
-  }
-  close $held;
-  call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
-  # It may have died before it was asked for.
-  my $gone = '';
-  vec($gone, fileno $alive, 1) = 1;
-  exit 125 if select $gone, undef, undef, 0;
-  close $alive;
-  # bubblewrap looks its child up by the number that it has here.
-  !defined $staging || call('mount', "proc\0", "/proc\0", "proc\0", 14, 0) == 0 or refuse("/proc: $!");
-}
+fence('agentjail-launch', defined $staging) if $fenced;
 exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
 `
 

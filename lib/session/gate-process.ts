@@ -9,6 +9,8 @@ import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { packageRoot } from './host.js'
 import { errorMessage, JailError } from '../errors.js'
+import { fenceArgv } from '../launch/fence-script.js'
+import { parseMachine } from '../launch/syscall-numbers.js'
 import type { Argv } from '../system/types.js'
 import type { FromGate, GateConfig, Listener, ToGate } from '../gate/protocol.js'
 import { listenScript } from './listen-script.js'
@@ -106,11 +108,12 @@ function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
 
 /** A module of agentjail's as the gate's user, in a root of its own, with nothing left to drop. */
 export function unprivilegedNode(
-  tools: Pick<GateTools, 'bwrap' | 'setpriv' | 'node'>,
+  tools: Pick<GateTools, 'perl' | 'bwrap' | 'setpriv' | 'node'>,
   user: { readonly uid: number; readonly gid: number },
   main: string,
 ): string[] {
   return [
+    ...fenceArgv(tools.perl, parseMachine(process.arch), process.pid, 'agentjail-gate-fence'),
     tools.bwrap,
     ...gateRoot(tools.node),
     '--',
@@ -189,6 +192,7 @@ class GateChild implements GateProcess {
   readonly #exits: ((why: string) => void)[] = []
   #stderr = ''
   #ended: string | undefined
+  #killed = false
 
   constructor(child: ChildProcess, specs: readonly ListenerSpec[]) {
     this.#child = child
@@ -200,19 +204,17 @@ class GateChild implements GateProcess {
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-2000)
     })
-    const end = (why: string): void => {
-      if (this.#ended !== undefined) return
-      this.#ended = why
-      for (const listener of this.#exits) listener(why)
-    }
     child.on('error', (error) => {
-      end(error.message)
+      this.#end(error.message)
+    })
+    child.on('exit', () => {
+      if (this.#killed) this.#end('it was killed')
     })
     child.on('close', (code, signal) => {
       const lines = this.#stderr.trim().split('\n')
       // Node's own last line is its version; what went wrong is in the one that names the error.
       const last = lines.find((line) => /^[A-Za-z]*Error\b/.test(line)) ?? lines.at(-1) ?? ''
-      end(last === '' ? `it ended with ${signal ?? `code ${code ?? ''}`}` : last)
+      this.#end(last === '' ? `it ended with ${signal ?? `code ${code ?? ''}`}` : last)
     })
     child.on('message', (message) => {
       if (isFromGate(message)) for (const listener of this.#listening) listener(message)
@@ -244,16 +246,21 @@ class GateChild implements GateProcess {
     else listener(this.#ended)
   }
 
-  /**
-   * Its channel and pipes too: bubblewrap killed before it tied its child to itself leaves one behind, which ends
-   * without a channel, and must not be waited for.
-   */
+  /** Its channel and pipes too: what is being ended is not waited for. Node then tells of no `close`. */
   kill(): void {
+    this.#killed = true
     if (this.#child.connected) this.#child.disconnect()
     this.#child.kill('SIGKILL')
     this.#child.stderr?.destroy()
     const report = this.#child.stdio[4]
     if (report !== null && report !== undefined) report.destroy()
+    if (this.#child.exitCode !== null || this.#child.signalCode !== null) this.#end('it was killed')
+  }
+
+  #end(why: string): void {
+    if (this.#ended !== undefined) return
+    this.#ended = why
+    for (const listener of this.#exits) listener(why)
   }
 
   #readReport(pipe: unknown, specs: readonly ListenerSpec[]): Promise<readonly OpenedListener[]> {

@@ -95,9 +95,10 @@ const listFiles = (sides: Sides): string[] => {
   return found.filter((path) => !/^\/(work|root|proc|sys|mnt|dev)\/$/.test(path))
 }
 
-const listCgroups = (): string[] => {
+/** The host's own: other labs have theirs. */
+const listCgroups = (sides: Sides): string[] => {
   const found: string[] = []
-  walk('/sys/fs/cgroup', '/sys/fs/cgroup', found)
+  walk(`/proc/${sides.host}/root/sys/fs/cgroup`, '/sys/fs/cgroup', found)
   return found.filter((path) => path.includes('agentjail') && path.endsWith('/'))
 }
 
@@ -125,7 +126,7 @@ export const takeState = async (
       .sort(),
     namespaces: listNamespaces(sides).sort(),
     mounts: lines(readFileSync(`/proc/${sides.host}/mountinfo`, 'utf8')).sort(),
-    cgroups: listCgroups().sort(),
+    cgroups: listCgroups(sides).sort(),
     files: listFiles(sides).sort(),
   }
 }
