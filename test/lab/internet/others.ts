@@ -1,6 +1,4 @@
-/** The lesser services: Anthropic, Slack, an npm registry of one package, and a plain page. */
-import { createHash } from 'node:crypto'
-import { gzipSync } from 'node:zlib'
+/** The lesser services: Anthropic, Slack, and a plain page. */
 import { json, parseObject, type Handler } from './http.js'
 
 export const anthropic: Handler = (exchange) => {
@@ -37,53 +35,6 @@ export const slack: Handler = (exchange) => {
   if (call === 'auth.test') return json(exchange, { ok: true, user: 'lab', team: 'lab' })
   if (call === 'chat.postMessage') return json(exchange, { ok: true, ts: '1.000100' })
   json(exchange, { ok: false, error: 'unknown_method' })
-}
-
-/** One file of a ustar archive (POSIX.1-2017, pax "ustar Interchange Format"). */
-const tarFile = (name: string, content: string): Buffer => {
-  const header = Buffer.alloc(512)
-  header.write(name, 0)
-  header.write('0000644\0', 100)
-  header.write('0000000\0', 108)
-  header.write('0000000\0', 116)
-  header.write(content.length.toString(8).padStart(11, '0') + '\0', 124)
-  header.write('00000000000\0', 136)
-  header.write('        ', 148)
-  header.write('0', 156)
-  header.write('ustar\x0000', 257)
-  const sum = header.reduce((total, byte) => total + byte, 0)
-  header.write(sum.toString(8).padStart(6, '0') + '\0 ', 148)
-  const padding = Buffer.alloc((512 - (content.length % 512)) % 512)
-  return Buffer.concat([header, Buffer.from(content), padding])
-}
-
-const manifest = { name: 'lab-package', version: '1.0.0', main: 'index.js', license: 'MIT' }
-const tarball = gzipSync(
-  Buffer.concat([
-    tarFile('package/package.json', JSON.stringify(manifest)),
-    tarFile('package/index.js', "module.exports = 'from the lab'\n"),
-    Buffer.alloc(1024),
-  ]),
-)
-
-export const npm: Handler = (exchange) => {
-  const { response, url } = exchange
-  if (url.pathname === '/lab-package/-/lab-package-1.0.0.tgz') {
-    response.writeHead(200, { 'content-type': 'application/octet-stream' })
-    return void response.end(tarball)
-  }
-  if (url.pathname !== '/lab-package') return json(exchange, { error: 'Not found' }, 404)
-  const integrity = `sha512-${createHash('sha512').update(tarball).digest('base64')}`
-  const dist = {
-    tarball: `https://${exchange.request.headers.host}/lab-package/-/lab-package-1.0.0.tgz`,
-    integrity,
-    shasum: createHash('sha1').update(tarball).digest('hex'),
-  }
-  json(exchange, {
-    name: manifest.name,
-    'dist-tags': { latest: manifest.version },
-    versions: { [manifest.version]: { ...manifest, dist } },
-  })
 }
 
 /** Says which address and name it was reached by. */
