@@ -5,7 +5,8 @@ import t from 'tap'
 import { credentialEnvironment } from '../lib/credentials/environment.js'
 import { placeholderFor } from '../lib/credentials/placeholder.js'
 import { type CredentialFacts, resolveCredentials } from '../lib/credentials/resolve.js'
-import { createScrub } from '../lib/credentials/scrub.js'
+import { JailError } from '../lib/errors.js'
+import { createScrub, scrubError } from '../lib/credentials/scrub.js'
 import type { Credential, CredentialSource } from '../lib/policy/types.js'
 
 const uid = process.getuid?.() ?? 0
@@ -161,10 +162,19 @@ t.test('scrubbing takes every usual form out', (t) => {
     JSON.stringify({ value }),
     Buffer.from(value).toString('base64'),
     Buffer.from(value).toString('hex'),
+    value.toUpperCase(),
+    // Behind one, two and three bytes of something else.
+    ...['u', 'us', 'usr'].map((user) => Buffer.from(`${user}${value}:`).toString('base64url')),
   ]) {
     const out = scrub(`before ${form} after`)
-    t.notMatch(out, form.slice(3, 12))
+    t.notMatch(out, form.slice(6, 12))
     t.match(out, /before .*\[k\].* after/)
   }
+  t.equal(scrub(`Host ${value.slice(0, 10)}`), 'Host [k]', 'cut off at the end')
+  t.equal(scrub(`Host ${value.slice(0, 10)}…`), 'Host [k]', 'and said to be')
+  t.equal(scrub('sk-a is a beginning of many keys'), 'sk-a is a beginning of many keys')
+  const error = scrubError(new JailError('GATE', `no ${value}`, { hint: `use ${value}` }), scrub)
+  t.match(error, { code: 'GATE', message: 'no [k]', hint: 'use [k]', exit: 125 })
+  t.notMatch((error as Error).stack, value)
   t.end()
 })

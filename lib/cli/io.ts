@@ -17,3 +17,15 @@ export interface CommandIo {
   /** Ends `--follow` and `--watch`. */
   readonly signal?: AbortSignal
 }
+
+/** The same, with every text scrubbed. */
+export function scrubbedIo(io: CommandIo, scrub: (text: string) => string): CommandIo {
+  return { ...io, stdout: scrubbed(io.stdout, scrub), stderr: scrubbed(io.stderr, scrub) }
+}
+
+/** A view, not a copy: the columns of a terminal change. */
+function scrubbed(output: Output, scrub: (text: string) => string): Output {
+  return Object.assign(Object.create(output) as Output, {
+    write: (text: string) => output.write(scrub(text)),
+  })
+}

@@ -7,6 +7,7 @@ import { policyFromJson, policyToJson } from '../policy/json.js'
 import type { Plan } from '../plan/types.js'
 import type { JailStatus } from '../status/status.js'
 import type { ControlRequest } from './control.js'
+import { shownCommand } from './claim.js'
 import type { HeldCommand } from './held-command.js'
 import type { Ledger } from './ledger.js'
 
@@ -76,7 +77,7 @@ export class Answers {
 
   #status(): JailStatus {
     const { plan, command, ledger, since, pins, notices } = this.#session
-    const { jail, policy, account, launch, isolation } = plan()
+    const { jail, policy, account, isolation } = plan()
     const pid = command.running?.commandPid
     return {
       name: jail,
@@ -87,7 +88,7 @@ export class Answers {
       isolation,
       phase: command.phase,
       since: since(),
-      command: launch.command,
+      command: shownCommand(plan()),
       ...ledger.tally,
       pins: pins(),
       warnings: notices(),

@@ -2,6 +2,7 @@
  * Claims a jail's name: its entry in the registry, written before the first effect.
  * Invariant: one holder a name; who else asks is told who holds it.
  */
+import { createScrub } from '../credentials/scrub.js'
 import { JailError } from '../errors.js'
 import type { Plan } from '../plan/types.js'
 import type { System } from '../system/types.js'
@@ -26,7 +27,7 @@ export async function claimName(
     policy: policy.source,
     policies,
     cwd: launch.cwd,
-    command: launch.command,
+    command: shownCommand(plan),
     since: system.now(),
     owner: await ownIdentity(system),
     phase: 'starting',
@@ -34,6 +35,14 @@ export async function claimName(
   if (await registry.claim(entry)) return entry
   const holder = await registry.read(jail)
   throw nameTaken(jail, holder, holder !== undefined && (await isAlive(system, holder.owner)))
+}
+
+/**
+ * The command as it is shown and written down. Whoever gave a key as an argument showed it to every process of the
+ * machine meanwhile; our files and answers do not repeat it.
+ */
+export function shownCommand({ launch, gate }: Pick<Plan, 'launch' | 'gate'>): readonly string[] {
+  return launch.command.map(createScrub(gate.credentials))
 }
 
 function nameTaken(jail: string, holder: RegistryEntry | undefined, alive: boolean): JailError {

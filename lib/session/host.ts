@@ -2,10 +2,11 @@
  * What is looked up about the host before planning.
  */
 import { accessSync, constants, existsSync, readlinkSync } from 'node:fs'
-import { hostname, networkInterfaces, release } from 'node:os'
+import { homedir, hostname, networkInterfaces, release } from 'node:os'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isIP } from 'node:net'
+import { parsePasswd } from '../account/passwd.js'
 import type { System } from '../system/types.js'
 
 /** nameserver lines of resolv.conf(5); none: the local host, as the resolver library takes it. */
@@ -40,6 +41,17 @@ export function callerIdentity(): { uid: number; gid: number } {
   const gid = process.getgid?.() ?? 0
   if (uid !== 0) return { uid, gid }
   return { uid: number('SUDO_UID') ?? uid, gid: number('SUDO_GID') ?? gid }
+}
+
+/** The caller's home: through sudo HOME is root's. `/` for an account that passwd(5) does not have. */
+export async function callerHome(
+  system: Pick<System, 'readFile'>,
+  callerUid: number,
+): Promise<string> {
+  if (callerUid === process.getuid?.()) return homedir()
+  const accounts = parsePasswd((await system.readFile('/etc/passwd')) ?? '')
+  const home = accounts.find(({ uid }) => uid === callerUid)?.home ?? process.env['SUDO_HOME']
+  return home?.startsWith('/') === true ? home : '/'
 }
 
 /** The system's bundle of root certificates, for the gate to verify upstreams with. */

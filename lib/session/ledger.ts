@@ -1,12 +1,14 @@
 /**
  * Every decision of a jail, from the gate and from the kernel: named, logged, counted, told.
- * Invariant: what the gate says may be anything, and goes through `sanitiseDecisions` first.
+ * Invariant: what the gate says may be anything, and goes through `sanitiseDecisions` first; no key of the policy
+ * goes any further.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { NameBook } from '../audit/names.js'
 import type { Decision } from '../audit/record.js'
 import { sanitiseDecisions } from '../audit/sanitise.js'
 import type { NetworkHold } from '../backend/types.js'
+import type { Scrub } from '../credentials/scrub.js'
 
 /** Milliseconds: what the gate answered a moment before the kernel refused, and its name, has arrived by then. */
 const gatePatience = 80
@@ -22,10 +24,12 @@ export class Ledger {
   readonly tally = { allowed: 0, denied: 0, up: 0, down: 0 }
   readonly #names = new NameBook()
   readonly #onDecisions: (decisions: readonly Decision[]) => void
+  readonly #scrub: Scrub
   #log: LedgerLog | undefined
 
-  constructor(onDecisions: (decisions: readonly Decision[]) => void) {
+  constructor(onDecisions: (decisions: readonly Decision[]) => void, scrub: Scrub) {
     this.#onDecisions = onDecisions
+    this.#scrub = scrub
   }
 
   /** From here on decisions are logged too. */
@@ -54,7 +58,7 @@ export class Ledger {
 
   #record(given: readonly Decision[]): void {
     if (given.length === 0) return
-    const decisions = this.#names.name(given)
+    const decisions = this.#names.name(given).map((each) => scrubbed(each, this.#scrub))
     this.#log?.write(decisions)
     for (const { verdict, up, down, count } of decisions) {
       this.tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1
@@ -63,4 +67,14 @@ export class Ledger {
     }
     this.#onDecisions(decisions)
   }
+}
+
+/** A key that the command used as a name, in a path or on a command line is no key in the log. */
+function scrubbed(decision: Decision, scrub: Scrub): Decision {
+  const out: { -readonly [K in keyof Decision]: Decision[K] } = { ...decision }
+  for (const field of ['name', 'method', 'path', 'detail', 'command'] as const) {
+    const text = out[field]
+    if (text !== undefined) out[field] = scrub(text)
+  }
+  return out
 }

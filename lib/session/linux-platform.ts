@@ -3,6 +3,7 @@
  */
 import { findAccount, listAccounts, removeAccount } from '../account/linux.js'
 import { isTerminalBusy } from '../audit/terminal.js'
+import { JailError } from '../errors.js'
 import type { LinuxContext } from './context.js'
 import { controlPath } from './control.js'
 import type { Platform } from './platform.js'
@@ -11,6 +12,18 @@ import { Warden } from './warden.js'
 /** `context`: asked for only when a part is used, as both know each other. */
 export function linuxPlatform(context: () => LinuxContext): Platform {
   return {
+    forbidCoreDumps: async () => {
+      const { findTools } = await import('../system/tools.js')
+      const prlimit = findTools(['prlimit']).get('prlimit')
+      // 1, not 0: the kernel hands a dump to a collector (core_pattern with a pipe) whatever the limit, but for this one.
+      for (const limit of ['1:1', '0:0']) {
+        const argv = [prlimit, `--pid=${process.pid}`, `--core=${limit}`] as const
+        if ((await context().system.run(argv)).code === 0) return
+      }
+      throw new JailError('LAUNCH', 'core dumps of agentjail itself cannot be switched off', {
+        hint: 'keys would be in them: start it with ulimit -c 0',
+      })
+    },
     findAccount: (request) => findAccount(context().system, context().config, request),
     listAccounts: () => listAccounts(context().system),
     removeAccount: async ({ name }) => {

@@ -39,6 +39,8 @@ export interface JailAccount {
 }
 
 export interface Platform {
+  /** From here on neither this process nor what it starts leaves its memory, which holds keys, in a file. */
+  forbidCoreDumps(): Promise<void>
   /** What would be used or made; changes nothing. */
   findAccount(request: AccountRequest): Promise<AccountFacts>
   listAccounts(): Promise<readonly JailAccount[]>

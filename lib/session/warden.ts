@@ -4,6 +4,7 @@
  * first, the rules after. Whatever throws on the way undoes what was done, in reverse, and leaves denial.
  */
 import type { AuditLog } from '../audit/log.js'
+import { createScrub } from '../credentials/scrub.js'
 import { launchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
 import type { Ending, LaunchSpec, Running } from '../launch/types.js'
@@ -61,12 +62,13 @@ export class Warden {
     this.#context = context
     this.#plan = plan
     this.#facts = facts
-    const { events: remembered, notices } = rememberNotices(events)
+    const scrub = createScrub(plan.gate.credentials)
+    const { events: remembered, notices } = rememberNotices(events, scrub)
     const { onNotice, onDecisions } = remembered
     this.#events = remembered
     this.#upstreamCa = upstreamCa
     this.#undo = new Undo(onNotice)
-    this.#ledger = new Ledger(onDecisions)
+    this.#ledger = new Ledger(onDecisions, scrub)
     this.#command = new HeldCommand(plan.jail, onNotice)
     this.#answers = new Answers({
       command: this.#command,

@@ -1,7 +1,6 @@
 /**
  * `agentjail run` and `agentjail plan`: options to plan, plan to warden.
  */
-import { homedir } from 'node:os'
 import { resolve } from 'node:path'
 import { LiveDenials } from '../../audit/live.js'
 import { wantsColour } from '../../audit/palette.js'
@@ -22,6 +21,7 @@ import type { Context } from '../../session/context.js'
 import type { BackendChoice } from '../../session/backend-choice.js'
 import { elevate } from '../../session/elevate.js'
 import {
+  callerHome,
   callerIdentity,
   hostAddresses,
   hostName,
@@ -31,7 +31,7 @@ import {
   jailGroups,
 } from '../../session/host.js'
 import { relaySignals } from '../../session/signals.js'
-import type { CommandIo } from '../io.js'
+import { type CommandIo, scrubbedIo } from '../io.js'
 
 export interface RunArgs {
   readonly policy: readonly string[]
@@ -88,7 +88,24 @@ export async function runPolicy(
   const context = await (hooks.open ?? openContext)()
   for (const { name, why } of (await collectDead(context)).kept)
     io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
-  const credentials = await findCredentials(policy, caller)
+  const credentials = await findCredentials(policy, context, caller)
+  if (credentials.resolved.length === 0) return await runWith(context, credentials, args, io, hooks)
+  const { createScrub, scrubError } = await import('../../credentials/scrub.js')
+  const scrub = createScrub(credentials.resolved)
+  try {
+    return await runWith(context, credentials, args, scrubbedIo(io, scrub), hooks)
+  } catch (error) {
+    throw scrubError(error, scrub)
+  }
+}
+
+async function runWith(
+  context: Context,
+  credentials: FoundCredentials,
+  args: RunArgs,
+  io: CommandIo,
+  hooks: RunHooks,
+): Promise<Ending> {
   const { plan, facts } = await makePlan(
     context,
     credentials.policy,
@@ -115,7 +132,7 @@ export async function runPolicy(
 /** The plan of a run, with the rules as they would be loaded. Changes nothing. As root only. */
 export async function planPolicy(policy: Policy, args: RunArgs): Promise<RenderedPlan> {
   const context = await openContext()
-  const credentials = await findCredentials(policy, callerIdentity())
+  const credentials = await findCredentials(policy, context, callerIdentity())
   const { plan } = await makePlan(context, credentials.policy, args, credentials.resolved)
   return { plan, rules: context.backend.render(plan.network) }
 }
@@ -131,14 +148,17 @@ async function join(args: RunArgs, name: string): Promise<Ending> {
 /** Values for the policy's credential slots, and what the command sees of them. Nothing is loaded where there are none. */
 async function findCredentials(
   policy: Policy,
+  { system, platform }: Pick<Context, 'system' | 'platform'>,
   caller: { uid: number; gid: number },
 ): Promise<FoundCredentials> {
   if (policy.credentials.size === 0) return { policy, resolved: [], env: new Map() }
+  // Before the first key is read.
+  await platform.forbidCoreDumps()
   const { resolveCredentials } = await import('../../credentials/resolve.js')
   const { credentialEnvironment } = await import('../../credentials/environment.js')
   const facts = {
     callerEnv: process.env,
-    caller: { ...caller, home: homedir() },
+    caller: { ...caller, home: await callerHome(system, caller.uid) },
     isRootPolicy: caller.uid === 0,
   }
   const resolved = await resolveCredentials(policy.credentials.values(), facts)

@@ -36,6 +36,8 @@ export interface MacPlatformParts {
 export function macPlatform(parts: MacPlatformParts): Platform {
   const { system, config } = parts
   return {
+    // launchd's default is none, and macOS has no program that changes the limit of a running process.
+    forbidCoreDumps: () => Promise.resolve(),
     findAccount: (request) => findMacAccount(system, config, request),
     listAccounts: () => listMacAccounts(system),
     removeAccount: (account) => removeMacAccount(system, config, account),

@@ -9,6 +9,7 @@ import { listRecords } from '../../account/dscl.js'
 import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
 import type { Decision } from '../../audit/record.js'
 import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
+import { createScrub } from '../../credentials/scrub.js'
 import { JailError } from '../../errors.js'
 import type { FromGate, GateConfig, GatePolicy, Listener } from '../../gate/protocol.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
@@ -96,10 +97,11 @@ export class MacWarden {
     this.#plan = plan
     this.#policy = plan.gate
     this.#facts = facts
-    const { events: remembered, notices } = rememberNotices(events)
+    const scrub = createScrub(plan.gate.credentials)
+    const { events: remembered, notices } = rememberNotices(events, scrub)
     this.#events = remembered
     this.#undo = new Undo(remembered.onNotice)
-    this.#ledger = new Ledger(remembered.onDecisions)
+    this.#ledger = new Ledger(remembered.onDecisions, scrub)
     this.#command = new HeldCommand(plan.jail, remembered.onNotice)
     this.#answers = new Answers({
       command: this.#command,
