@@ -81,7 +81,7 @@ const misused = async (t: Test, lab: Lab) => {
   await jail.until(/method|path-not|blocked|denied/i, 60_000)
   // Whatever is in the jail has the key rightly here.
   const others = lab.processes().filter(({ uid }) => uid !== 1000 && uid < 1_900_000_000)
-  t.ok(gates(lab).length === 1 && others.length > 2, 'there is something to look at')
+  t.ok(gates(lab).length > 0 && others.length > 2, 'there is something to look at')
   for (const { pid, uid, command } of others) {
     const ofProcess = (file: string) => {
       try {
