@@ -126,7 +126,7 @@ t.test('a lab', async (t) => {
     while (lab.processes().length === 0) await sleep(10)
     await sleep(50)
     const found = await lab.leftovers()
-    t.match(found.nft?.join(), /forgotten/)
+    t.match(found.rules?.join(), /forgotten/)
     t.match(found.links?.join(), /forgotten0/)
     t.match(found.files, ['/etc/forgotten', '/tmp/forgotten'])
     t.match(found.processes?.join(), /sleep 1000/)

@@ -24,23 +24,8 @@ const wire = {
 } as const
 const device = 'ajverify0'
 
-/** Counts what no program in the target can see; before anything else touches the packet. */
-const counters = `table inet agentjail_verify {
-  counter echo4 { }
-  counter echo6 { }
-  counter lite { }
-  chain in {
-    type filter hook prerouting priority -400; policy accept;
-    icmp type echo-request counter name "echo4"
-    icmpv6 type echo-request counter name "echo6"
-    meta l4proto 136 counter name "lite"
-  }
-}
-`
-
 export interface StageTools {
   readonly system: System
-  readonly nft: string
   readonly ip: string
   readonly unshare: string
   readonly nsenter: string
@@ -128,7 +113,7 @@ async function openTarget(
   inboundPort: number,
   undo: (() => unknown)[],
 ): Promise<ChildProcess> {
-  const { system, nsenter, nft, ip } = tools
+  const { system, nsenter, ip } = tools
   const script = fileURLToPath(new URL('../verify/target.js', import.meta.url))
   const args = [wire.target4, wire.host4, String(inboundPort), nonce]
   const target = spawn(
@@ -150,7 +135,6 @@ async function openTarget(
   const [first] = (await Promise.race([once(target, 'message'), gone])) as unknown[]
   if (first !== 'ready') throw new JailError('STATE', 'the target of the battery does not start')
   const inside = [nsenter, `--net=/proc/${String(target.pid)}/ns/net`, '--'] as const
-  await mustRun(tools, [...inside, nft, '-f', '-'], counters)
   await mustRun(
     tools,
     [ip, '-batch', '-'],
@@ -195,15 +179,29 @@ async function ask(target: ChildProcess): Promise<string> {
   return seen
 }
 
-async function readCounters(tools: StageTools, target: ChildProcess): Promise<Witness['counters']> {
-  const { nsenter, nft } = tools
-  const inside = [nsenter, `--net=/proc/${String(target.pid)}/ns/net`, '--', nft] as const
-  const listing = JSON.parse(await mustRun(tools, [...inside, '-j', 'list', 'counters'], '')) as {
-    nftables: { counter?: { name: string; packets: number } }[]
+/** What no program in the target can see: the kernel's own counts there (/proc/PID/net/snmp, snmp6: proc(5)). */
+async function readCounters(
+  { system }: StageTools,
+  target: ChildProcess,
+): Promise<Witness['counters']> {
+  const read = async (file: string): Promise<string> =>
+    (await system.readFile(`/proc/${String(target.pid)}/net/${file}`)) ?? ''
+  const [v4, v6] = [await read('snmp'), await read('snmp6')]
+  const four = (group: string, name: string): number => {
+    const [names, values] = [...v4.matchAll(new RegExp(`^${group}: (.*)$`, 'gm'))].map(([, line]) =>
+      (line ?? '').split(' '),
+    )
+    return Number(values?.[names?.indexOf(name) ?? -1] ?? 0)
   }
-  const packets = (name: string): number =>
-    listing.nftables.find(({ counter }) => counter?.name === name)?.counter?.packets ?? 0
-  return { icmp: packets('echo4'), icmpv6: packets('echo6'), udpLite: packets('lite') }
+  const six = (name: string): number =>
+    Number(new RegExp(`^${name}\\s+(\\d+)$`, 'm').exec(v6)?.[1] ?? 0)
+  const lite = ['InDatagrams', 'NoPorts', 'InErrors']
+  const sum = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0)
+  return {
+    icmp: four('Icmp', 'InEchos'),
+    icmpv6: six('Icmp6InEchos'),
+    udpLite: sum(lite.flatMap((name) => [four('UdpLite', name), six(`UdpLite6${name}`)])),
+  }
 }
 
 /** A service on every address of the host, one on an abstract socket, one on a path that all may enter. */

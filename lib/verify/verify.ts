@@ -15,7 +15,6 @@ import { endProcesses } from '../session/processes.js'
 import type { LinuxContext } from '../session/context.js'
 import { relaySignals } from '../session/signals.js'
 import { Warden } from '../session/warden.js'
-import { findTools } from '../system/tools.js'
 import { judge } from './judge.js'
 import type { Means } from './probes.js'
 import { openStage, type Stage } from './stage.js'
@@ -48,11 +47,7 @@ export interface VerifyRequest {
 export async function verify(context: LinuxContext, request: VerifyRequest): Promise<Finding[]> {
   const { system, tools } = context
   const nonce = randomBytes(8).toString('hex')
-  const stage = await openStage(
-    { system, ...tools, nft: findTools(['nft']).get('nft') },
-    nonce,
-    names,
-  )
+  const stage = await openStage({ system, ...tools }, nonce, names)
   try {
     const policy = overlay(request.policy, stage, request.without)
     const command = inside(tools.perl)

@@ -12,6 +12,7 @@ import { makeCa, subjectHash } from './ca.js'
 import { Capture } from './capture.js'
 import { unboundConf, Zone, type RecordType } from './dns.js'
 import { prepareEtc } from './files.js'
+import { listRules, prepareFirewall } from './firewall.js'
 import { runOnHost, spawnOnHost, type Result, type RunOptions, type Spawned } from './host.js'
 import { Internet } from './internet.js'
 import {
@@ -41,8 +42,8 @@ export interface Lab {
   /** Reads and writes a file of the host. */
   readFile(path: string): string
   writeFile(path: string, text: string, mode?: number): void
-  /** The host's whole ruleset, as nft lists it. */
-  nft(): Promise<string>
+  /** The host's whole ruleset, as its tools list it. */
+  rules(): Promise<string>
   processes(): HostProcess[]
   processesOf(uid: number): HostProcess[]
   /** What is there that was not there at the start (or at the last `remember`). */
@@ -115,6 +116,7 @@ const furnish = async (sides: Sides): Promise<Lab> => {
     if (code !== 0) throw new Error(`${argv.join(' ')}: ${stderr}`)
     return stdout
   }
+  prepareFirewall(sides)
   const hostPath = (path: string) => `/proc/${sides.host}/root${path}`
   let before = await takeState(sides, show)
   await capture.clear()
@@ -141,7 +143,7 @@ const furnish = async (sides: Sides): Promise<Lab> => {
       mkdirSync(hostPath(path.replace(/\/[^/]*$/, '')), { recursive: true })
       writeFileSync(hostPath(path), text, { mode })
     },
-    nft: () => show(['nft', 'list', 'ruleset']),
+    rules: async () => (await listRules(sides, show)).join('\n'),
     processes: () => listProcesses(sides),
     processesOf: (uid) => listProcesses(sides).filter((p) => p.uid === uid),
     leftovers: async () => difference(before, await takeState(sides, show)),

@@ -4,6 +4,7 @@
  */
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
+import { listRules } from './firewall.js'
 import type { Sides } from './namespaces.js'
 
 export interface HostProcess {
@@ -16,7 +17,8 @@ export interface HostProcess {
 
 /** Each a sorted list of lines; equal lists mean equal states. */
 export interface State {
-  readonly nft: readonly string[]
+  /** Of the firewall. */
+  readonly rules: readonly string[]
   readonly links: readonly string[]
   readonly routes: readonly string[]
   readonly processes: readonly string[]
@@ -107,8 +109,8 @@ export const takeState = async (
   sides: Sides,
   show: (argv: readonly string[]) => Promise<string>,
 ): Promise<State> => {
-  const [nft, links, rules, routes4, routes6] = await Promise.all([
-    show(['nft', 'list', 'ruleset']),
+  const [rules, links, routing, routes4, routes6] = await Promise.all([
+    listRules(sides, show),
     show(['ip', '-o', 'link']),
     show(['ip', 'rule']),
     show(['ip', 'route', 'show', 'table', 'all']),
@@ -116,9 +118,9 @@ export const takeState = async (
   ])
   const lines = (text: string) => text.split('\n').filter((line) => line.trim() !== '')
   return {
-    nft: lines(nft),
+    rules,
     links: lines(links).map(linkName).sort(),
-    routes: [...lines(rules), ...lines(routes4), ...lines(routes6)]
+    routes: [...lines(routing), ...lines(routes4), ...lines(routes6)]
       .filter((line) => !line.startsWith('multicast ff00::/8 dev eth0'))
       .sort(),
     processes: listProcesses(sides)

@@ -4,6 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { evil, wire } from '../lab/addresses.js'
+import { damage, denyLine } from '../lab/firewall.js'
 import type { RunOptions } from '../lab/host.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import { spawnInternet } from '../lab/namespaces.js'
@@ -381,8 +382,8 @@ const flushed = async (t: Test, { lab, prefix }: Bench) => {
   })
   await jail.until(/up/)
   await lab.capture.clear()
-  await lab.run(['nft', 'flush', 'ruleset'])
-  const isBack = async () => (await lab.nft()).includes('table inet agentjail {')
+  await lab.run(damage.everything)
+  const isBack = async () => (await lab.rules()).includes(denyLine)
   for (let i = 0; i < 50 && !(await isBack()); i++) await new Promise((r) => setTimeout(r, 200))
   t.ok(await isBack(), 'the deny of the range comes back while the command runs')
   jail.kill('SIGTERM')

@@ -62,9 +62,9 @@ export async function eventually(check: () => boolean | Promise<boolean>, tries 
   return false
 }
 
-// nft: a test takes it away and puts it back.
+// The firewall's tool: a test takes it away and puts it back.
 const mayStay =
-  /^-?\/(usr\/sbin\/(nft)?$|var\/(log|lib)\/agentjail|run\/agentjail\/(last-uid|stage\/|jails\/)?$)/
+  /^-?\/(usr\/sbin\/(nft|iptables-restore)?$|var\/(log|lib)\/agentjail|run\/agentjail\/(last-uid|stage\/|jails\/)?$)/
 
 /** Nothing of any jail, judged by the kernel; the caller called `lab.remember` when all was set up. */
 export async function nothingLeft(t: Test, lab: Lab, name: string) {

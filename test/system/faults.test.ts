@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
+import { damage, denyLine, tool } from '../lab/firewall.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import { agentjailPath } from '../lab/paths.js'
 import {
@@ -117,15 +118,12 @@ const wardenStopped = async (t: Test, bench: Bench) => {
   await nothingLeft(t, bench.lab, 'warden stopped and continued')
 }
 
-const damages: [name: string, argv: string[]][] = [
-  ['flush ruleset', ['nft', 'flush', 'ruleset']],
-  ['our table deleted', ['nft', 'delete', 'table', 'inet', 'agentjail_uid']],
-  [
-    'one element deleted',
-    ['sh', '-c', 'nft delete element inet agentjail_uid jails "{ $(id -u aj-faults) }"'],
-  ],
-  ['one rule of ours gone', ['nft', 'flush', 'chain', 'inet', 'agentjail_uid', 'held']],
-  ['the static deny deleted', ['nft', 'delete', 'table', 'inet', 'agentjail']],
+const damages: [name: string, argv: readonly string[]][] = [
+  ['everything flushed', damage.everything],
+  ['ours alone deleted', damage.ours],
+  ['one element deleted', damage.lead],
+  ['one rule of ours gone', damage.rule],
+  ['the static deny deleted', damage.deny],
   [
     'the guard killed',
     ['sh', '-c', 'kill -9 $(sed "s/.*pid\\":\\([0-9]*\\).*/\\1/" /run/agentjail/guard.json)'],
@@ -156,12 +154,12 @@ const rulesDamaged = async (t: Test, bench: Bench) => {
 const flushChangesNothing = async (t: Test, bench: Bench) => {
   const { lab } = bench
   const jail = await start(bench)
-  await lab.run(['nft', 'flush', 'ruleset'])
+  await lab.run(damage.everything)
   await sleep(300)
   t.match((await granted(lab)).stdout, /path \/ok/, 'what is granted works')
   await silence(t, lab, 'flush')
   t.ok(
-    await eventually(async () => (await lab.nft()).includes('table inet agentjail'), 200),
+    await eventually(async () => (await lab.rules()).includes(denyLine), 200),
     'the second line comes back',
   )
   jail.kill('SIGTERM')
@@ -169,19 +167,19 @@ const flushChangesNothing = async (t: Test, bench: Bench) => {
   await nothingLeft(t, lab, 'flush')
 }
 
-const nftGone = async (t: Test, bench: Bench) => {
+const toolGone = async (t: Test, bench: Bench) => {
   const { lab } = bench
   const jail = await start(bench)
-  await lab.run(['mv', '/usr/sbin/nft', '/usr/sbin/nft.gone'])
+  await lab.run(['mv', tool, `${tool}.gone`])
   await sleep(500)
   jail.kill('SIGTERM')
   const { stderr } = await jail.ended
   t.same(jailed(lab), [], 'no process is left')
-  if (bench.isolation === 'uid') t.match(stderr, /could not remove the rules: .*nft.*gc/)
-  await lab.run(['mv', '/usr/sbin/nft.gone', '/usr/sbin/nft'])
-  await gc(t, lab, 'nft gone')
-  await nothingLeft(t, lab, 'nft gone')
-  await silence(t, lab, 'nft gone')
+  if (bench.isolation === 'uid') t.match(stderr, /could not remove the rules: .*(nft|iptables).*gc/)
+  await lab.run(['mv', `${tool}.gone`, tool])
+  await gc(t, lab, 'tool gone')
+  await nothingLeft(t, lab, 'tool gone')
+  await silence(t, lab, 'tool gone')
 }
 
 /** What agentjail cannot write or open: each refused before the launch in one line, or told, and nothing left. */
@@ -327,7 +325,7 @@ for (const isolation of isolations) {
       ...(isolation === 'uid'
         ? { 'damaged rules': rulesDamaged }
         : { 'flush of the host': flushChangesNothing }),
-      'nft gone': nftGone,
+      'tool gone': toolGone,
       'no room, no descriptors': noRoom,
       'damaged state files': stateDamaged,
       'closed streams': streams,

@@ -325,7 +325,7 @@ for (const isolation of isolations) {
     lab.writeFile(policyPath, policy)
     lab.writeFile(caPolicyPath, caPolicy)
     lab.writeFile('/srv/work/README', 'a workspace\n')
-    const pristine = await lab.nft()
+    const pristine = await lab.rules()
     const prefix = ['run', '--policy', policyPath, '--isolation', isolation]
     const run = (argv: readonly string[], options: RunOptions = {}) =>
       lab.agentjail([...prefix, '--', ...argv], { cwd: '/srv/work', ...options })
@@ -339,6 +339,6 @@ for (const isolation of isolations) {
     await t.test('each end leaves nothing', { timeout }, (t) => endsLeaveNothing(t, bench))
     const uninstalled = await lab.agentjail(['uninstall'])
     t.equal(uninstalled.code, 0, uninstalled.stderr)
-    t.equal(await lab.nft(), pristine, 'uninstalled, the ruleset is as before')
+    t.equal(await lab.rules(), pristine, 'uninstalled, the ruleset is as before')
   })
 }
