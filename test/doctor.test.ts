@@ -189,7 +189,7 @@ function runTests(): void {
     t.match(await only('clock', {}), { state: 'ok' })
     const none = { findTool: () => ({ state: 'missing' }) as const }
     t.match(await only('tools', none), { state: 'fail', fix: /nftables.*bubblewrap/ })
-    t.match(await only('nftables', none), { state: 'fail', fix: 'sudo agentjail setup' })
+    t.match(await only('firewall', none), { state: 'fail', fix: 'sudo agentjail setup' })
     t.match(await only('privilege', { isRoot: false, ...none }), {
       state: 'fail',
       detail: 'neither root nor sudo',
@@ -219,7 +219,8 @@ function runTests(): void {
     const state = join(base, 'state')
     fs.mkdirSync(join(state, 'jails'), { recursive: true })
     fs.writeFileSync(join(state, 'jails/bot.json'), 'x')
-    const config = { ...defaultConfig, stateDir: state }
+    const uidRange = { first: 1_990_000_000, last: 1_990_000_999 }
+    const config = { ...defaultConfig, stateDir: state, uidRange }
     const [found] = await diagnose(facts({ collect, config }), { fix: true, only: ['leftovers'] })
     t.match(found, { state: 'warn', detail: /cannot be read; the repair failed: no space/ })
     t.equal(found?.repaired, undefined)

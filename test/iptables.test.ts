@@ -251,6 +251,30 @@ for (const variant of variants) {
     }
   })
 
+  t.test(`${variant}: a jail's own namespace, and a reload there`, async (t) => {
+    const { stateDir } = await makeHost(t)
+    const backend = iptablesBackend({
+      system,
+      tools: findIptables(variant, others),
+      range,
+      stateDir,
+    })
+    const plan = { ...everything, isolation: 'namespace', pinned: [], kernel: [] } as const
+    const hold = await backend.open(plan)
+    t.teardown(() => hold.close())
+    t.ok(await hold.intact())
+    const next = { ...plan, gateTcp: [{ first: 53, last: 53 }] }
+    await hold.update(next)
+    t.ok(await hold.intact(), 'what was there before is not there twice')
+    const inside = [others.nsenter, `--net=${hold.netns ?? ''}`, '--', `${variant}-save`] as const
+    const { stdout } = await system.run(inside)
+    t.notMatch(stdout, /--dport 443/, 'nor what was withdrawn at all')
+    await system.run([...inside.slice(0, 3), variant, '-F', 'OUTPUT'] as unknown as typeof inside)
+    t.notOk(await hold.intact())
+    await hold.restore()
+    t.ok(await hold.intact())
+  })
+
   t.test(`${variant}: each step may fail, and nothing stays behind`, async (t) => {
     const { inside, state, stateDir } = await makeHost(t)
     const tools = findIptables(variant, others)

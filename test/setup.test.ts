@@ -14,6 +14,7 @@ import type { JailError } from '../lib/errors.js'
 import { parseJailName } from '../lib/plan/names.js'
 import { parseConfig } from '../lib/setup/config-parse.js'
 import { defaultConfig, defaultConfigText, loadConfig } from '../lib/setup/config.js'
+import { findFirewall } from '../lib/setup/firewall.js'
 import { renderOpenrc } from '../lib/setup/units.js'
 import { installLine, packagesFor, parseOsRelease, requiredTools } from '../lib/system/distro.js'
 import { realSystem } from '../lib/system/real.js'
@@ -301,7 +302,10 @@ function runTests(): void {
 
   t.test('OpenRC: the script is one that a shell reads', async (t) => {
     const path = join(base, 'openrc')
-    fs.writeFileSync(path, renderOpenrc('/usr/sbin/nft'))
+    fs.writeFileSync(
+      path,
+      renderOpenrc(findFirewall({ system: realSystem(), config: defaultConfig }).load),
+    )
     await exec('/bin/sh', ['-n', path])
     const order = execFileSync('/bin/sh', [
       '-c',

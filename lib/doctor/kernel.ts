@@ -1,9 +1,8 @@
 /**
  * Checks of what the kernel can do, tried on the kernel itself in namespaces that end with the try.
  */
-import { guardTable } from '../backend/nftables/tables.js'
-import { renderStaticDeny } from '../backend/nftables/index.js'
-import { printTable } from '../backend/nftables/print.js'
+import { tryGuard } from '../backend/iptables/guard.js'
+import { findFirewall } from '../setup/firewall.js'
 import type { CommandResult } from '../system/types.js'
 import { type Check, type DoctorFacts, type Finding, needsRoot, ok } from './types.js'
 
@@ -42,42 +41,64 @@ const namespaces: Check = {
   },
 }
 
-const nftables: Check = {
-  name: 'nftables',
-  why: 'the rules that deny are nftables rules, with a match on the user',
-  run: (facts) =>
-    tryRules(facts, renderStaticDeny(facts.config.uidRange), 'the kernel takes the rules', {
-      state: 'fail',
-      fix: 'the kernel needs nf_tables with nft_reject_inet and nft_meta: a distribution kernel has them',
-    }),
+const firewall: Check = {
+  name: 'firewall',
+  why: 'the rules that deny match on the user, in nftables or iptables',
+  run: async (facts) => {
+    const { name, tools, files, load } = findFirewall(facts, facts.findTool)
+    const absent = tools.find((tool) => facts.findTool(tool).state !== 'found')
+    if (absent !== undefined) return missing(absent)
+    if (!facts.isRoot) return needsRoot('what the kernel takes')
+    const results = await Promise.all(
+      load.commands.map((command, n) => tryApart(facts, standardInput(command), files[n]?.text)),
+    )
+    const refused = results.find((result) => result?.code !== 0)
+    return refused === undefined && results.length > 0
+      ? ok(`the kernel takes the rules of ${name}`)
+      : {
+          state: 'fail',
+          detail: `${name} refused: ${refused === undefined ? '' : firstLine(refused)}`,
+          fix:
+            name === 'nftables'
+              ? 'the kernel needs nf_tables with nft_reject_inet and nft_meta: a distribution kernel has them'
+              : 'the kernel needs the tables filter, nat and security of iptables, and the matches owner, mark, connmark, conntrack and set',
+        }
+  },
 }
+
+/** As boot runs it, but with the rules from standard input: the file is there only after the set-up. */
+const standardInput = (command: readonly string[]): readonly string[] =>
+  command.at(-2) === '-f' ? [...command.slice(0, -1), '-'] : command.slice(0, -1)
 
 const ownedTables: Check = {
   name: 'owned-tables',
   why: 'with `isolation: uid`, a table that only its owner can flush keeps denying through a flush',
-  run: (facts) =>
-    tryRules(
-      facts,
-      `${printTable(guardTable(facts.config.uidRange)).join('\n')}\n`,
-      'the kernel has tables with an owner',
-      { state: 'warn', fix: 'use `isolation: namespace` (the default), or Linux 5.12 or later' },
-    ),
+  run: async (facts) => {
+    const perl = facts.findTool('perl')
+    if (perl.state !== 'found') return missing('perl')
+    if (!facts.isRoot) return needsRoot('what the kernel takes')
+    const { argv, judge } = tryGuard(perl.path, facts.config.uidRange)
+    const result = await tryApart(facts, argv)
+    if (result === undefined) return missing('unshare')
+    if (result.code === 0 && judge(result.stdout) === 'right')
+      return ok('the kernel has tables with an owner')
+    return {
+      state: 'warn',
+      detail: `the kernel has no tables with an owner: ${firstLine(result)}`,
+      fix: 'use `isolation: namespace` (the default), or Linux 5.12 or later',
+    }
+  },
 }
 
-async function tryRules(
-  facts: DoctorFacts,
-  rules: string,
-  good: string,
-  bad: Pick<Finding, 'state'> & { readonly fix: string },
-): Promise<Finding> {
-  const [unshare, nft] = [facts.findTool('unshare'), facts.findTool('nft')]
-  if (unshare.state !== 'found') return missing('unshare')
-  if (nft.state !== 'found') return missing('nft')
-  if (!facts.isRoot) return needsRoot('what the kernel takes')
-  // A network namespace of its own: the machine's ruleset is not touched.
-  const argv = [unshare.path, '--net', '--', nft.path, '-f', '-'] as const
-  const result = await facts.system.run(argv, { input: rules })
-  return result.code === 0 ? ok(good) : { ...bad, detail: `refused: ${firstLine(result)}` }
+/** In a network namespace of its own: the machine's ruleset is not touched. Undefined: no unshare. */
+async function tryApart(
+  { system, findTool }: DoctorFacts,
+  argv: readonly string[],
+  input = '',
+): Promise<CommandResult | undefined> {
+  const unshare = findTool('unshare')
+  if (unshare.state !== 'found') return undefined
+  return await system.run([unshare.path, '--net', '--', ...argv], { input })
 }
 
 const seccomp: Check = {
@@ -115,7 +136,7 @@ const cgroups: Check = {
 export const kernelChecks: readonly Check[] = [
   platform,
   namespaces,
-  nftables,
+  firewall,
   ownedTables,
   seccomp,
   cgroups,

@@ -5,6 +5,7 @@ import { isIP } from 'node:net'
 import { parsePasswd } from '../account/passwd.js'
 import { type SetupStep, setupSteps } from '../setup/setup.js'
 import { rangeText } from '../setup/config.js'
+import { findFirewall } from '../setup/firewall.js'
 import { paths } from '../setup/units.js'
 import { installLine, requiredTools } from '../system/distro.js'
 import { type Check, type DoctorFacts, type Finding, needsRoot, ok } from './types.js'
@@ -12,8 +13,10 @@ import { type Check, type DoctorFacts, type Finding, needsRoot, ok } from './typ
 const tools: Check = {
   name: 'tools',
   why: 'root runs these, so they must be there and be root’s alone',
-  run: ({ findTool, distro }) => {
-    const found = requiredTools.map((name) => [name, findTool(name)] as const)
+  run: (facts) => {
+    const { findTool, distro } = facts
+    const needed = [...findFirewall(facts, findTool).tools, ...requiredTools]
+    const found = needed.map((name) => [name, findTool(name)] as const)
     const missing = found.filter(([, { state }]) => state === 'missing').map(([name]) => name)
     const unsafe = found.flatMap(([, tool]) => (tool.state === 'unsafe' ? [tool.problem] : []))
     if (missing.length > 0) {
@@ -171,14 +174,15 @@ const setUp: Check = {
   },
 }
 
-function setupFinding(undone: readonly SetupStep[], { findTool }: DoctorFacts): Finding {
+function setupFinding(undone: readonly SetupStep[], facts: DoctorFacts): Finding {
   const finding = {
     // Without the unit jails hold; only an old job at boot would not be denied before the first run.
     state: undone.every(({ title }) => title === 'static deny at boot') ? 'warn' : 'fail',
     detail: `missing or changed: ${undone.map(({ title }) => title).join(', ')}`,
     fix: 'sudo agentjail setup',
   } as const
-  if (findTool('nft').state !== 'found') return finding
+  const { tools } = findFirewall(facts, facts.findTool)
+  if (tools.some((name) => facts.findTool(name).state !== 'found')) return finding
   return {
     ...finding,
     repair: async () => {

@@ -12,6 +12,7 @@ import type { Variant } from '../backend/iptables/variant.js'
 import type { IptablesBackend } from '../backend/iptables/index.js'
 import { nftablesBackend } from '../backend/nftables/index.js'
 import { tableName } from '../backend/nftables/tables.js'
+import { preferredFirewall } from '../backend/preferred.js'
 import type { Backend, UidRange } from '../backend/types.js'
 import { JailError } from '../errors.js'
 import { findTool, findTools } from '../system/tools.js'
@@ -35,16 +36,8 @@ export interface BackendRequest {
 
 /** Throws TOOL_MISSING for what the choice needs. */
 export async function chooseBackend(request: BackendRequest): Promise<Backend> {
-  const choice = request.asked ?? defaultChoice()
+  const choice = request.asked ?? preferredFirewall()
   return choice === 'nftables' ? nftables(request) : await iptables(request, choice)
-}
-
-function defaultChoice(): BackendChoice {
-  const isMissing = (name: string): boolean => findTool(name).state === 'missing'
-  if (!isMissing('nft')) return 'nftables'
-  return ['iptables-restore', 'ip6tables-restore', 'ipset'].some(isMissing)
-    ? 'nftables'
-    : 'iptables'
 }
 
 function nftables(request: BackendRequest): Backend {

@@ -6,6 +6,7 @@ import { JailError } from '../errors.js'
 import { findTool } from '../system/tools.js'
 import type { Argv, System } from '../system/types.js'
 import { bootLine, paths, renderOpenrc, renderUnit, unitName } from './units.js'
+import type { DenyLoad } from './units.js'
 
 export interface Boot {
   readonly kind: 'systemd' | 'openrc' | 'none'
@@ -16,25 +17,24 @@ export interface Boot {
   readonly lines: readonly string[]
 }
 
-/** @param nft absolute path, as the unit will call it */
-export async function findBoot(system: System, nft: string): Promise<Boot> {
+export async function findBoot(system: System, load: DenyLoad): Promise<Boot> {
   const systemctl = findTool('systemctl')
-  if (systemctl.state === 'found') return systemdBoot(system, nft, systemctl.path)
+  if (systemctl.state === 'found') return systemdBoot(system, load, systemctl.path)
   const rcUpdate = findTool('rc-update')
   if (rcUpdate.state === 'found' && (await system.lstat('/sbin/openrc-run')) !== undefined) {
-    return openrcBoot(system, nft, rcUpdate.path)
+    return openrcBoot(system, load, rcUpdate.path)
   }
   return {
     kind: 'none',
     isInstalled: () => Promise.resolve(false),
     install: () => Promise.resolve(),
     remove: () => Promise.resolve(),
-    lines: [`# no systemd or OpenRC here: at boot, before the network and cron: ${bootLine(nft)}`],
+    lines: [`# no systemd or OpenRC here: at boot, before the network and cron: ${bootLine(load)}`],
   }
 }
 
-function systemdBoot(system: System, nft: string, systemctl: string): Boot {
-  const text = renderUnit(nft)
+function systemdBoot(system: System, load: DenyLoad, systemctl: string): Boot {
+  const text = renderUnit(load)
   // Without a running systemd (an image being built), `enable` still makes the links.
   const reload = async (): Promise<void> => {
     if ((await system.lstat('/run/systemd/system')) === undefined) return
@@ -60,8 +60,8 @@ function systemdBoot(system: System, nft: string, systemctl: string): Boot {
   }
 }
 
-function openrcBoot(system: System, nft: string, rcUpdate: string): Boot {
-  const text = renderOpenrc(nft)
+function openrcBoot(system: System, load: DenyLoad, rcUpdate: string): Boot {
+  const text = renderOpenrc(load)
   const link = '/etc/runlevels/boot/agentjail-deny'
   return {
     kind: 'openrc',

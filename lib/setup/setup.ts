@@ -6,14 +6,14 @@
 import { dirname } from 'node:path'
 import { ensureGateUser } from '../account/linux.js'
 import { parsePasswd } from '../account/passwd.js'
-import { nftablesBackend, renderStaticDeny } from '../backend/nftables/index.js'
 import { JailError } from '../errors.js'
 import { type Distro, installArgv, installLine, requiredTools } from '../system/distro.js'
 import { findTool, findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
 import { findBoot } from './boot.js'
 import { type Config, defaultConfigText } from './config.js'
-import { findDenyProblem } from './deny.js'
+import { findFirewall } from './firewall.js'
+import type { SetupFirewall } from './firewall.js'
 import { paths, renderTmpfiles } from './units.js'
 
 export interface SetupStep {
@@ -38,21 +38,23 @@ const installTimeout = 10 * 60_000
 /** In the order in which they are done. */
 export async function setupSteps(context: SetupContext): Promise<readonly SetupStep[]> {
   const { system, config } = context
-  const found = findTool('nft')
-  const boot = await findBoot(system, found.state === 'found' ? found.path : '/usr/sbin/nft')
+  const firewall = findFirewall(context)
+  const boot = await findBoot(system, firewall.load)
   return [
-    packagesStep(context),
+    packagesStep(context, [...requiredTools, ...firewall.tools]),
     directoriesStep(context),
     fileStep(system, paths.config, defaultConfigText, 'the settings of this machine', 'keep'),
     gateUserStep(context),
-    fileStep(
-      system,
-      paths.denyRules,
-      renderStaticDeny(config.uidRange),
-      'the rules that deny the reserved users everything, as boot loads them',
-      'replace',
+    ...firewall.files.map(({ path, text }) =>
+      fileStep(
+        system,
+        path,
+        text,
+        'the rules that deny the reserved users everything, as boot loads them',
+        'replace',
+      ),
     ),
-    denyStep(context),
+    denyStep(firewall),
     fileStep(
       system,
       paths.tmpfiles,
@@ -70,11 +72,9 @@ export async function setupSteps(context: SetupContext): Promise<readonly SetupS
   ]
 }
 
-function missingTools(): readonly string[] {
-  return requiredTools.filter((tool) => findTool(tool).state === 'missing')
-}
-
-function packagesStep({ system, distro }: SetupContext): SetupStep {
+function packagesStep({ system, distro }: SetupContext, tools: readonly string[]): SetupStep {
+  const missingTools = (): readonly string[] =>
+    tools.filter((tool) => findTool(tool).state === 'missing')
   const missing = missingTools()
   return {
     title: 'system packages',
@@ -185,26 +185,12 @@ function gateUserStep({ system, config }: SetupContext): SetupStep {
   }
 }
 
-function denyStep({ system, config }: SetupContext): SetupStep {
+function denyStep(firewall: SetupFirewall): SetupStep {
   return {
     title: 'static deny in force',
     why: 'a reserved user without a running jail has no network at all',
-    isDone: async () => {
-      const nft = findTool('nft')
-      if (nft.state !== 'found') return false
-      return (await findDenyProblem(system, nft.path, config.uidRange)) === undefined
-    },
-    apply: async () => {
-      const found = findTools(['nft', 'ip', 'unshare', 'nsenter'])
-      const tools = {
-        nft: found.get('nft'),
-        ip: found.get('ip'),
-        unshare: found.get('unshare'),
-        nsenter: found.get('nsenter'),
-      }
-      const backend = nftablesBackend({ system, tools, stateDir: config.stateDir })
-      await backend.ensureStaticDeny(config.uidRange)
-    },
-    lines: [`nft -f ${paths.denyRules}`],
+    isDone: async () => (await firewall.findProblem().catch(() => 'unknown')) === undefined,
+    apply: () => firewall.ensureDeny(),
+    lines: firewall.load.commands.map((command) => command.join(' ')),
   }
 }

@@ -15,6 +15,7 @@ import type { System } from '../system/types.js'
 import { findBoot } from './boot.js'
 import { type Config, defaultConfigText } from './config.js'
 import { processesInRange } from './deny.js'
+import { findFirewall } from './firewall.js'
 import { paths } from './units.js'
 
 export interface UninstallOptions {
@@ -41,9 +42,10 @@ export async function uninstall(options: UninstallOptions): Promise<void> {
     }
   }
   const areAccountsGone = await removeAccounts(options, attempt)
-  await attempt('the unit that denies at boot', () => removeBoot(system))
+  await attempt('the unit that denies at boot', () => removeBoot(options))
   await attempt(paths.tmpfiles, () => removeFile(system, paths.tmpfiles))
-  await attempt(paths.denyRules, () => removeFile(system, paths.denyRules))
+  for (const path of [paths.denyRules, ...Object.values(paths.denyIptables)])
+    await attempt(path, () => removeFile(system, path))
   await attempt(paths.config, () => removeConfig(options))
   await attempt(paths.configDir, () => removeEmptyDir(system, paths.configDir))
   if (areAccountsGone) {
@@ -103,8 +105,8 @@ async function removeAccounts(
   return isAllGone
 }
 
-async function removeBoot(system: System): Promise<boolean> {
-  const boot = await findBoot(system, '/usr/sbin/nft')
+async function removeBoot({ system, config }: UninstallOptions): Promise<boolean> {
+  const boot = await findBoot(system, findFirewall({ system, config }).load)
   const isThere =
     (await system.lstat(paths.unit)) !== undefined ||
     (await system.lstat(paths.openrc)) !== undefined

@@ -9,35 +9,54 @@ export const paths = {
   configDir: '/etc/agentjail',
   config: '/etc/agentjail/config.yaml',
   denyRules: '/etc/agentjail/static-deny.nft',
+  denyIptables: {
+    4: '/etc/agentjail/static-deny.iptables',
+    6: '/etc/agentjail/static-deny.ip6tables',
+  },
   unit: `/etc/systemd/system/${unitName}`,
   tmpfiles: '/etc/tmpfiles.d/agentjail.conf',
   openrc: '/etc/init.d/agentjail-deny',
 } as const
 
+/** How the deny comes in at boot. */
+export interface DenyLoad {
+  /** Each an absolute path and its arguments, none of which holds a blank. */
+  readonly commands: readonly (readonly string[])[]
+  /** Services that empty the firewall when they start, reload or stop, without `.service`. */
+  readonly after: readonly string[]
+  readonly capabilities: readonly string[]
+  /** Directories written to. */
+  readonly writes: readonly string[]
+}
+
 /**
- * nftables.service flushes the ruleset when it starts and reloads (Debian, Fedora and Arch ship such a
- * configuration), so the deny comes after it, and again with each reload and restart of it.
+ * nftables.service and those that restore iptables flush the ruleset when they start and reload (Debian, Fedora and Arch
+ * ship such a configuration), so the deny comes after them, and again with each reload and restart of them.
  */
-export function renderUnit(nft: string): string {
+export function renderUnit({ commands, after, capabilities, writes }: DenyLoad): string {
+  const others = after.map((name) => `${name}.service`).join(' ')
+  const each = (key: string): string =>
+    commands.map((command) => `${key}=${command.join(' ')}`).join('\n')
+  const programs = commands.map(([program = '']) => program).join(' ')
   return `[Unit]
 Description=agentjail: no network for the reserved users
 DefaultDependencies=no
-RequiresMountsFor=${paths.configDir} ${nft}
-After=nftables.service
-PartOf=nftables.service
-ReloadPropagatedFrom=nftables.service
+RequiresMountsFor=${paths.configDir} ${programs}
+After=${others}
+PartOf=${others}
+ReloadPropagatedFrom=${others}
 Wants=network-pre.target
 Before=network-pre.target cron.service crond.service cronie.service anacron.service atd.service
 
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=${nft} -f ${paths.denyRules}
-ExecReload=${nft} -f ${paths.denyRules}
+${each('ExecStart')}
+${each('ExecReload')}
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_NET_ADMIN
+CapabilityBoundingSet=${capabilities.join(' ')}
 ProtectSystem=strict
-ProtectHome=yes
+${writes.length === 0 ? '' : `ReadWritePaths=${writes.join(' ')}\n`}ProtectHome=yes
 
 [Install]
 WantedBy=sysinit.target
@@ -50,19 +69,19 @@ export function renderTmpfiles(stateDir: string): string {
 }
 
 /** OpenRC (Alpine, Gentoo): openrc-run(8). */
-export function renderOpenrc(nft: string): string {
+export function renderOpenrc({ commands, after }: DenyLoad): string {
   return `#!/sbin/openrc-run
 description="agentjail: no network for the reserved users"
 
 depend() {
 	need localmount
-	after nftables
+	after ${after.join(' ')}
 	before net cronie dcron fcron crond atd
 }
 
 start() {
 	ebegin "Closing the network for agentjail's reserved users"
-	${nft} -f ${paths.denyRules}
+	${bootLine({ commands })}
 	eend $?
 }
 
@@ -73,6 +92,6 @@ stop() {
 }
 
 /** Where neither is there: the line for whatever runs first at boot. */
-export function bootLine(nft: string): string {
-  return `${nft} -f ${paths.denyRules}`
+export function bootLine({ commands }: Pick<DenyLoad, 'commands'>): string {
+  return commands.map((command) => command.join(' ')).join(' && ')
 }

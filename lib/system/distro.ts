@@ -74,13 +74,14 @@ const packageOf: ReadonlyMap<string, Names> = new Map<string, Names>([
   ['stty', all('coreutils')],
   ['chmod', all('coreutils')],
   ['chown', all('coreutils')],
-  ['iptables', all('iptables')],
+  ...['iptables', 'iptables-restore', 'ip6tables-restore', 'iptables-save', 'ip6tables-save'].map(
+    (name) => [name, all('iptables')] as const,
+  ),
   ['ipset', all('ipset')],
 ])
 
-/** What `run` and `setup` need on Linux; the others are for options. */
+/** What `run` and `setup` need on Linux beside the firewall's; the others are for options. */
 export const requiredTools = [
-  'nft',
   'bwrap',
   'ip',
   'nsenter',

@@ -20,7 +20,7 @@ export const firewall: Firewall = parseFirewall(process.env['AGENTJAIL_BACKEND']
 const nft = '/usr/sbin/nft'
 
 /** On the host's own root alone: no nft, and the plain names lead to the variant. */
-export const prepareFirewall = (sides: Sides): void => {
+export const prepareFirewall = (sides: Sides, firewall: Firewall): void => {
   if (firewall === 'nftables') return
   const root = `/proc/${sides.host}/root`
   rmSync(root + nft)
@@ -49,6 +49,7 @@ const idle = /^(#|\*|COMMIT$|:(INPUT|OUTPUT|FORWARD|PREROUTING|POSTROUTING) )/
 /** All rules and sets of the host, one a line. `show` runs a program there and gives its output. */
 export const listRules = async (
   sides: Sides,
+  firewall: Firewall,
   show: (argv: readonly string[]) => Promise<string>,
 ): Promise<string[]> => {
   if (firewall === 'nftables') return lines(await show(['nft', 'list', 'ruleset']))

@@ -12,7 +12,7 @@ import { makeCa, subjectHash } from './ca.js'
 import { Capture } from './capture.js'
 import { unboundConf, Zone, type RecordType } from './dns.js'
 import { prepareEtc } from './files.js'
-import { listRules, prepareFirewall } from './firewall.js'
+import { firewall as chosen, listRules, prepareFirewall, type Firewall } from './firewall.js'
 import { runOnHost, spawnOnHost, type Result, type RunOptions, type Spawned } from './host.js'
 import { Internet } from './internet.js'
 import {
@@ -58,15 +58,15 @@ export interface Lab {
 const needed = ['/usr/sbin/unbound', '/usr/bin/tcpdump', '/usr/sbin/nft', '/usr/bin/openssl']
 const packages = 'unbound tcpdump nftables openssl iproute2 bubblewrap git curl dnsutils sudo'
 
-/** Starts a lab; `close` it in the test's teardown. Throws when a tool is missing. */
-export const createLab = async (): Promise<Lab> => {
+/** Starts a lab, with the firewall that the environment names unless told; `close` it in the test's teardown. Throws when a tool is missing. */
+export const createLab = async (firewall: Firewall = chosen): Promise<Lab> => {
   const missing = needed.filter((path) => !existsSync(path))
   if (missing.length > 0) {
     throw new Error(`the lab needs ${missing.join(', ')}: apt-get install ${packages}`)
   }
   const sides = await startSides()
   try {
-    return await furnish(sides)
+    return await furnish(sides, firewall)
   } catch (error) {
     await sides.end()
     throw error
@@ -75,7 +75,7 @@ export const createLab = async (): Promise<Lab> => {
 
 const directory = '/run/lab'
 
-const furnish = async (sides: Sides): Promise<Lab> => {
+const furnish = async (sides: Sides, firewall: Firewall): Promise<Lab> => {
   const outside = `/proc/${sides.internet}/root${directory}`
   const zone = new Zone()
   writeFileSync(`${outside}/unbound.conf`, unboundConf(directory))
@@ -116,9 +116,9 @@ const furnish = async (sides: Sides): Promise<Lab> => {
     if (code !== 0) throw new Error(`${argv.join(' ')}: ${stderr}`)
     return stdout
   }
-  prepareFirewall(sides)
+  prepareFirewall(sides, firewall)
   const hostPath = (path: string) => `/proc/${sides.host}/root${path}`
-  let before = await takeState(sides, show)
+  let before = await takeState(sides, firewall, show)
   await capture.clear()
   return {
     sides,
@@ -143,12 +143,12 @@ const furnish = async (sides: Sides): Promise<Lab> => {
       mkdirSync(hostPath(path.replace(/\/[^/]*$/, '')), { recursive: true })
       writeFileSync(hostPath(path), text, { mode })
     },
-    rules: async () => (await listRules(sides, show)).join('\n'),
+    rules: async () => (await listRules(sides, firewall, show)).join('\n'),
     processes: () => listProcesses(sides),
     processesOf: (uid) => listProcesses(sides).filter((p) => p.uid === uid),
-    leftovers: async () => difference(before, await takeState(sides, show)),
+    leftovers: async () => difference(before, await takeState(sides, firewall, show)),
     remember: async () => {
-      before = await takeState(sides, show)
+      before = await takeState(sides, firewall, show)
     },
     sync: async () => {
       await capture.sync()

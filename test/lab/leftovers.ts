@@ -4,7 +4,7 @@
  */
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { join } from 'node:path'
-import { listRules } from './firewall.js'
+import { listRules, type Firewall } from './firewall.js'
 import type { Sides } from './namespaces.js'
 
 export interface HostProcess {
@@ -107,10 +107,11 @@ const listCgroups = (sides: Sides): string[] => {
 /** `show` runs a read-only command on the host and gives its output. */
 export const takeState = async (
   sides: Sides,
+  firewall: Firewall,
   show: (argv: readonly string[]) => Promise<string>,
 ): Promise<State> => {
   const [rules, links, routing, routes4, routes6] = await Promise.all([
-    listRules(sides, show),
+    listRules(sides, firewall, show),
     show(['ip', '-o', 'link']),
     show(['ip', 'rule']),
     show(['ip', 'route', 'show', 'table', 'all']),

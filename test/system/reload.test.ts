@@ -57,7 +57,8 @@ const reloads = async (t: Test, lab: Lab, prefix: readonly string[]) => {
 
   for (let n = 0; n < 5; n++) {
     lab.writeFile(path, n % 2 === 0 ? policy(plain) : policy(plain, ssh))
-    t.equal((await reload()).code, 0, `reload ${n}`)
+    const { code, stderr } = await reload()
+    t.equal(code, 0, `reload ${n}: ${stderr}`)
   }
   const held = lab.spawnAgentjail(['run', '--join', 'reload', '--', ...holdOpen], {
     timeout: 60_000,

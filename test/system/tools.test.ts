@@ -97,7 +97,7 @@ const failing: readonly [title: string, argv: readonly string[], says: RegExp][]
   ['systemd-run --user', ['systemd-run', '--user', 'true'], /./],
   ['newuidmap', sh('newuidmap $$ 0 1900000000 1'), /./],
   ['unshare', ['unshare', '-Urn', 'true'], /not permitted/],
-  ['nft', ['nft', 'list', 'ruleset'], /permitted|not supported/],
+  ['nft', ['nft', 'list', 'ruleset'], /permitted|not supported|not found/],
   ['ip', ['ip', 'link', 'set', 'lo', 'down'], /permitted/],
   ['mount', ['mount', '-t', 'tmpfs', 'none', '/tmp'], /permitted|superuser|denied/],
   [

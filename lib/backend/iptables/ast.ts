@@ -101,7 +101,9 @@ export function printChange(family: Family, change: Change): string[] {
   return [
     `*${table.name}`,
     ...table.chains.map(({ name, policy }) => `:${name} ${policy ?? '-'} [0:0]`),
-    // Declared, an existing chain is emptied: only then can it be deleted.
+    // Declared, a chain of our own is emptied; a built-in one is not.
+    ...table.chains.flatMap(({ name, policy }) => (policy === undefined ? [] : [`-F ${name}`])),
+    // Emptied, it can be deleted.
     ...gone.map((name) => `:${name} - [0:0]`),
     ...before.map((shared) => printShared(family, shared)),
     ...table.rules.map((rule) => `-A ${rule.chain} ${printRule(family, rule)}`.trimEnd()),

@@ -252,24 +252,41 @@ for my $question (@ARGV) {
   }
 }`
 
+const hexQuestions = questions.map((question) => question.toString('hex'))
+
+const judgeLines = (range: UidRange, stdout: string): ReturnType<typeof judgeGuard> =>
+  judgeGuard(
+    range,
+    stdout
+      .trim()
+      .split('\n')
+      .map((line) => Buffer.from(line, 'hex')),
+  )
+
 export function rawGuard(system: Pick<System, 'run'>, perl: string, range: UidRange): GuardMaker {
   return {
     owner: [perl, '-e', ownScript],
     rules: guardBytes(range).toString('hex'),
     look: async () => {
-      const hex = questions.map((question) => question.toString('hex'))
-      const { code, stdout, stderr } = await system.run([perl, '-e', askScript, '--', ...hex])
+      const argv = [perl, '-e', askScript, '--', ...hexQuestions] as const
+      const { code, stdout, stderr } = await system.run(argv)
       if (code !== 0)
         throw new JailError('BACKEND', `the kernel's nf_tables cannot be asked: ${stderr.trim()}`, {
           hint: 'isolation uid needs it, beside iptables: use isolation namespace',
         })
-      return judgeGuard(
-        range,
-        stdout
-          .trim()
-          .split('\n')
-          .map((line) => Buffer.from(line, 'hex')),
-      )
+      return judgeLines(range, stdout)
     },
+  }
+}
+
+/** Makes the guard, looks at it and ends, in one program: to try in a namespace whether the kernel has such tables. */
+export function tryGuard(perl: string, range: UidRange) {
+  const make = 'my $own = $s; send $own, pack("H*", shift @ARGV), 0 or die "$!\\n"; '
+  return {
+    argv: [
+      ...[perl, '-e', head + make + askScript, '--'],
+      ...[guardBytes(range).toString('hex'), ...hexQuestions],
+    ],
+    judge: (stdout: string) => judgeLines(range, stdout),
   }
 }

@@ -113,6 +113,8 @@ export class UidHold implements NetworkHold {
   #plan: NetworkPlan
   #gate: readonly GatePort[] = []
   #round = 0
+  /** A change is many steps here: nothing looks or pins between two of them. */
+  #last: Promise<unknown> = Promise.resolve()
 
   constructor(system: System, tool: Tool, guard: Guard, plan: NetworkPlan) {
     this.#system = system
@@ -125,11 +127,19 @@ export class UidHold implements NetworkHold {
     this.#denials = new DenialReader(families.map((family) => names.overflowSet(family)))
   }
 
-  async connectGate(ports: readonly GatePort[]): Promise<void> {
-    await this.#ensureGuard()
-    await ensureBase(this.#tool, this.#plan.range, 'needed')
-    this.#pins.clear()
-    await this.#moveTo(this.#plan, ports)
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(work)
+    this.#last = turn.catch(() => undefined)
+    return turn
+  }
+
+  connectGate(ports: readonly GatePort[]): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#ensureGuard()
+      await ensureBase(this.#tool, this.#plan.range, 'needed')
+      this.#pins.clear()
+      await this.#moveTo(this.#plan, ports)
+    })
   }
 
   async #moveTo(plan: NetworkPlan, ports: readonly GatePort[]): Promise<void> {
@@ -153,15 +163,23 @@ export class UidHold implements NetworkHold {
     return ensureGuard(this.#system, this.#guard.place, this.#guard.maker)
   }
 
-  async pin(pins: readonly Pin[]): Promise<void> {
-    const now = this.#system.monotonic()
-    const elements = pins.map((pin) => this.#pins.remember(pin, this.#plan.uid, this.#round, now))
-    await this.#tool.loadSets(printSets([], elements))
+  pin(pins: readonly Pin[]): Promise<void> {
+    return this.#inTurn(async () => {
+      // A grant whose ports all go through the gate has nothing to open in the kernel.
+      const direct = new Set(this.#plan.pinned.map(({ grant }) => grant))
+      const now = this.#system.monotonic()
+      const elements = pins
+        .filter(({ grant }) => direct.has(grant))
+        .map((pin) => this.#pins.remember(pin, this.#plan.uid, this.#round, now))
+      await this.#tool.loadSets(printSets([], elements))
+    })
   }
 
-  async update(plan: NetworkPlan, ports: readonly GatePort[] = this.#gate): Promise<void> {
-    this.#pins.carry(this.#plan, plan)
-    await this.#moveTo(plan, ports)
+  update(plan: NetworkPlan, ports?: readonly GatePort[]): Promise<void> {
+    return this.#inTurn(async () => {
+      this.#pins.carry(this.#plan, plan)
+      await this.#moveTo(plan, ports ?? this.#gate)
+    })
   }
 
   /** New sets beside the old, rules over to them, old sets out: at no point is a rule without its set. */
@@ -213,7 +231,11 @@ export class UidHold implements NetworkHold {
     return this.#denials.read([...denied, ...overflow])
   }
 
-  async intact(): Promise<boolean> {
+  intact(): Promise<boolean> {
+    return this.#inTurn(() => this.#isIntact())
+  }
+
+  async #isIntact(): Promise<boolean> {
     if (!(await isGuardHeld(this.#system, this.#guard.place))) return false
     const [listings, tcp, udp] = await Promise.all([
       this.#tool.lists(),
@@ -227,10 +249,12 @@ export class UidHold implements NetworkHold {
     return areProtected && this.#findProblem(listings) === undefined
   }
 
-  async restore(): Promise<void> {
-    await this.#ensureGuard()
-    await ensureBase(this.#tool, this.#plan.range, 'needed')
-    await this.#replace(this.#plan)
+  restore(): Promise<void> {
+    return this.#inTurn(async () => {
+      await this.#ensureGuard()
+      await ensureBase(this.#tool, this.#plan.range, 'needed')
+      await this.#replace(this.#plan)
+    })
   }
 
   async close(): Promise<void> {
