@@ -8,6 +8,13 @@ import { readdirSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
+/** These know no firewall but the one of the lab they are in: they run on each with `--firewalls`. */
+const anyFirewall =
+  /^system\/(escapes|faults|learn|loopback|many|reload|run|tools|verify)\.test\.js$/
+/** Of them, what runs on iptables in every whole run: changes of rules, and what is let through. */
+const always = /^system\/(loopback|reload)\.test\.js$/
+const otherFirewalls = ['iptables-nft', 'iptables-legacy'] as const
+
 const root = dirname(dirname(dirname(fileURLToPath(import.meta.url))))
 const testDir = join(root, 'dist/test')
 /** Seconds; the slowest files build several labs on a busy machine. */
@@ -39,13 +46,18 @@ function countLeaves(text: string): { passed: number; failed: number; planned: b
   return { passed, failed, planned: /^1\.\.\d+/m.test(text) }
 }
 
-function runFile(file: string): Promise<Outcome> {
+function runFile({ file, firewall }: Job): Promise<Outcome> {
   const started = performance.now()
   return new Promise((resolve) => {
     const child = spawn(process.execPath, [file], {
       cwd: root,
       stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, TAP_TIMEOUT: String(timeout), NODE_OPTIONS: '' },
+      env: {
+        ...process.env,
+        TAP_TIMEOUT: String(timeout),
+        NODE_OPTIONS: '',
+        ...firewallEnv(firewall),
+      },
     })
     let output = ''
     const add = (text: string): void => {
@@ -60,7 +72,7 @@ function runFile(file: string): Promise<Outcome> {
       const isBroken = failed === 0 && (code !== 0 || !planned || passed === 0)
       const seconds = (performance.now() - started) / 1000
       resolve({
-        file: relative(testDir, file),
+        file: relative(testDir, file) + (firewall === undefined ? '' : ` on ${firewall}`),
         passed,
         failed: failed + (isBroken ? 1 : 0),
         seconds,
@@ -78,15 +90,37 @@ function excerpt(output: string): string {
   return (shown.length > 0 ? shown : lines.slice(-60)).join('\n')
 }
 
-const wanted = process.argv.slice(2)
-const queue = readdirSync(testDir, { recursive: true, encoding: 'utf8' })
+interface Job {
+  readonly file: string
+  /** Absent: as the environment says, else nftables. */
+  readonly firewall?: string
+}
+
+const firewallEnv = (firewall: string | undefined) =>
+  firewall === undefined ? {} : { AGENTJAIL_BACKEND: firewall }
+
+const onAll = process.argv.includes('--firewalls')
+const wanted = process.argv.slice(2).filter((word) => word !== '--firewalls')
+const files = readdirSync(testDir, { recursive: true, encoding: 'utf8' })
   .filter((name) => name.endsWith('.test.js') && !name.startsWith('fixtures/'))
   .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)))
   .sort()
-  .map((name) => join(testDir, name))
+const again = files.filter((name) =>
+  onAll ? anyFirewall.test(name) : wanted.length === 0 && always.test(name),
+)
+const queue: Job[] = [
+  ...(onAll ? files.filter((name) => anyFirewall.test(name)) : files).map((file) => ({ file })),
+  // A whole run has one of each; the whole matrix takes three times as long.
+  ...again.flatMap((file, n) =>
+    (onAll ? otherFirewalls : [otherFirewalls[n % 2] ?? otherFirewalls[0]]).map((firewall) => ({
+      file,
+      firewall,
+    })),
+  ),
+].map((job) => ({ ...job, file: join(testDir, job.file) }))
 const outcomes: Outcome[] = []
-for (const file of queue) {
-  const outcome = await runFile(file)
+for (const job of queue) {
+  const outcome = await runFile(job)
   outcomes.push(outcome)
   const state = outcome.failed === 0 ? 'ok    ' : 'FAILED'
   process.stdout.write(

@@ -98,7 +98,7 @@ t.test('uid', { timeout }, async (t) => {
   await beside.until(/heard from-the-host/)
   beside.end()
   await beside.ended
-  t.equal((await lab.nft()).includes('agentjail_inward'), false, 'no rule is left')
+  t.equal((await lab.rules()).includes('agentjail_inward'), false, 'no rule is left')
   t.equal((await lab.run(['sh', '-c', groupsLeft])).stdout, '', 'and no group')
 })
 
