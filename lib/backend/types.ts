@@ -79,6 +79,11 @@ export interface Pin {
 export interface NetworkHold {
   /** For the launcher to join; absent where the jail stays on the host's network. */
   readonly netns: string | undefined
+  /**
+   * `namespace`: the rules are in and read back. Before that nothing may be let into the namespace, which has no `lo`
+   * yet. Where the jail stays on the host's network: at once, its rules go in with `connectGate`.
+   */
+  readonly installed: Promise<void>
   /** `uid`: the gate's ports are known only once it listens; rules go in (and are read back) here. */
   connectGate(ports: readonly GatePort[]): Promise<void>
   /** In force in the kernel when this resolves. */

@@ -7,7 +7,7 @@ import { wantsCa } from '../plan/compile.js'
 import { errorMessage, JailError } from '../errors.js'
 import type { FromGate, GateConfig, GatePolicy, PinRequest } from '../gate/protocol.js'
 import { spawnGate } from './gate-process.js'
-import type { GateProcess, GateTools, OpenedListener } from './gate-process.js'
+import type { GateTools, LazyGate, OpenedListener } from './gate-process.js'
 import { openLate } from './late-listeners.js'
 import { gatePorts, listenerSpecs, missingSpecs } from './ports.js'
 
@@ -15,6 +15,8 @@ export interface GateKeeperOptions {
   readonly tools: GateTools
   readonly user: { readonly uid: number; readonly gid: number }
   readonly netns: string | undefined
+  /** The rules of `netns` are in and read back. */
+  readonly installed: Promise<unknown>
   /** All that does not change while the jail runs. */
   readonly config: Omit<GateConfig, 'listeners' | 'policy' | 'wantCa'>
   /** What is in force now; asked again for a gate that is started again. */
@@ -34,14 +36,17 @@ export interface GateKeeperOptions {
 const updateTimeout = 5_000
 /** Milliseconds for its last decisions to arrive. */
 const endTimeout = 300
+/** Answers of a gate that has just started, one after another: it accepts, reads and judges what was sent before. */
+const lateRounds = 4
 
 export class GateKeeper {
   readonly #options: GateKeeperOptions
-  #gate: GateProcess | undefined
+  #gate: LazyGate | undefined
   #open: readonly OpenedListener[] = []
   #serial = 0
   #restarts = 0
   #guarding = false
+  #started = false
   #ending = false
   /** Why it ended before anybody was there to be told. */
   #ended: string | undefined
@@ -61,10 +66,12 @@ export class GateKeeper {
 
   /** Spawns it; when this resolves all its sockets listen, and their ports are known. */
   async open(): Promise<readonly GatePort[]> {
-    const { tools, netns, user, now } = this.#options
+    const { tools, netns, installed, user, now } = this.#options
     const specs = listenerSpecs(now().network)
-    const gate = spawnGate({ tools, specs, user, ...(netns === undefined ? {} : { netns }) })
+    const inside = netns === undefined ? {} : { netns, installed }
+    const gate = spawnGate({ tools, specs, user, ...inside })
     this.#gate = gate
+    this.#started = false
     this.#ended = undefined
     gate.onMessage((message) => {
       this.#hear(gate, message)
@@ -83,6 +90,7 @@ export class GateKeeper {
     const { config, now } = this.#options
     const { policy } = now()
     if (this.#gate === undefined) throw new JailError('GATE', 'there is no gate')
+    this.#started = true
     return await this.#gate.start({
       ...config,
       listeners: this.#open.map(({ fd, proto, role, port, family }) => ({
@@ -154,6 +162,12 @@ export class GateKeeper {
     this.#ending = true
     const gate = this.#gate
     if (gate === undefined) return
+    if (!this.#started) {
+      if (await gate.endIdle()) return
+      // The command was faster than its gate, and left something that is to be told of.
+      await this.start().catch(() => undefined)
+      for (let round = 0; round < lateRounds; round++) await this.#pong(gate)
+    }
     const gone = new Promise<void>((resolve) => {
       gate.onExit(() => {
         resolve()
@@ -167,12 +181,27 @@ export class GateKeeper {
     clearTimeout(timer)
   }
 
-  #live(): GateProcess {
+  #pong(gate: LazyGate): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, endTimeout)
+      const settle = (): void => {
+        clearTimeout(timer)
+        resolve()
+      }
+      gate.onMessage(({ type }) => {
+        if (type === 'pong') settle()
+      })
+      gate.onExit(settle)
+      this.ping()
+    })
+  }
+
+  #live(): LazyGate {
     if (this.#gate !== undefined && this.#ended === undefined) return this.#gate
     throw new JailError('GATE', 'the gate is being started again', { hint: 'try again' })
   }
 
-  #hear(gate: GateProcess, message: FromGate): void {
+  #hear(gate: LazyGate, message: FromGate): void {
     switch (message.type) {
       case 'decisions':
       case 'client':

@@ -9,11 +9,12 @@ import { basename, dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { packageRoot } from './host.js'
 import { errorMessage, JailError } from '../errors.js'
-import { fenceArgv } from '../launch/fence-script.js'
+import type { Writable } from 'node:stream'
+import { callsText, fenceArgv } from '../launch/fence-script.js'
 import { parseMachine } from '../launch/syscall-numbers.js'
 import type { Argv } from '../system/types.js'
 import type { FromGate, GateConfig, Listener, ToGate } from '../gate/protocol.js'
-import { listenScript } from './listen-script.js'
+import { gateScript } from './gate-script.js'
 
 export interface GateTools {
   readonly perl: string
@@ -33,8 +34,10 @@ export interface ListenerSpec {
 
 export interface GateRequest {
   readonly tools: GateTools
-  /** Where the sockets are opened; absent: here, on loopback, on any free port. */
+  /** Where the sockets are opened; absent: here, on loopback, on any free port. It may only just be coming to be. */
   readonly netns?: string
+  /** With `netns`: its rules are in and read back. Rejects: nothing is opened. */
+  readonly installed?: Promise<unknown>
   readonly specs: readonly ListenerSpec[]
   readonly user: { readonly uid: number; readonly gid: number }
 }
@@ -48,13 +51,19 @@ export interface GateProcess {
   readonly pid: number
   /** Settles when all sockets listen: from here on the kernel takes connections for it. */
   readonly listeners: Promise<readonly OpenedListener[]>
-  /** Settles with the jail CA's certificate (if asked for) when everything is served. */
+  /** Node starts, if it has not. Settles with the jail CA's certificate (if asked for) when everything is served. */
   start(config: GateConfig): Promise<string | undefined>
   /** `handle`: a native socket handle that travels along. */
   send(message: ToGate, handle?: unknown): void
   onMessage(listener: (message: FromGate) => void): void
   onExit(listener: (why: string) => void): void
   kill(): void
+}
+
+/** One that becomes a gate only when it is started, or somebody wants something of it. */
+export interface LazyGate extends GateProcess {
+  /** Before `start`: true when it ended, since nothing waits at its sockets; false when it has become the gate. */
+  endIdle(): Promise<boolean>
 }
 
 const readyTimeout = 15_000
@@ -67,17 +76,26 @@ const modulesRoot =
   basename(dirname(packageRoot)) === 'node_modules' ? dirname(packageRoot) : packageRoot
 
 /** Spawns it; the promises of the result tell how far it is. */
-export function spawnGate(request: GateRequest): GateProcess {
+export function spawnGate(request: GateRequest): LazyGate {
   const [program, ...args] = gateArgv(request)
   const child = spawn(program, args, {
     cwd: '/',
     env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C.UTF-8' },
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc', 'pipe'],
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', 'pipe', 'pipe'],
     serialization: 'json',
     // A group of its own: what the terminal sends to the command's group is not for it.
     detached: true,
   })
-  return new GateChild(child, request.specs)
+  const gate = new GateChild(child, request.specs)
+  request.installed?.then(
+    () => {
+      gate.tell('go')
+    },
+    () => {
+      gate.kill()
+    },
+  )
+  return gate
 }
 
 /** For a child that another chain made (macOS): descriptor 3 is its IPC channel, 4 the report of its sockets. */
@@ -87,23 +105,14 @@ export function gateOver(child: ChildProcess, specs: readonly ListenerSpec[]): G
 
 /** The chain that ends as the gate: sockets, back to the host's network, everything dropped, Node. */
 function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
-  const enter = netns === undefined ? [] : [tools.nsenter, `--net=${netns}`, '--']
-  const leave =
-    netns === undefined ? [] : [tools.nsenter, `--net=/proc/${process.pid}/ns/net`, '--']
-  const hosts = netns === undefined ? '127.0.0.1,::1' : '::'
-  const listen = specs.map(({ proto, meant }) => `${proto}:${netns === undefined ? 0 : meant}`)
   return [
-    ...enter,
     tools.perl,
-    '-e',
-    listenScript,
+    ...['-e', gateScript, '--', callsText(parseMachine(process.arch)), String(process.pid)],
+    netns ?? '-',
+    ...specs.map(({ proto, meant }) => `${proto}:${netns === undefined ? 0 : meant}`),
     '--',
-    hosts,
-    ...listen,
-    '--',
-    ...leave,
-    ...unprivilegedNode(tools, user, gateMain),
-  ] as unknown as Argv
+    ...boxedNode(tools, user, gateMain),
+  ]
 }
 
 /** A module of agentjail's as the gate's user, in a root of its own, with nothing left to drop. */
@@ -114,6 +123,17 @@ export function unprivilegedNode(
 ): string[] {
   return [
     ...fenceArgv(tools.perl, parseMachine(process.arch), process.pid, 'agentjail-gate-fence'),
+    ...boxedNode(tools, user, main),
+  ]
+}
+
+/** The same without the fence, for what is in one already. */
+function boxedNode(
+  tools: Pick<GateTools, 'bwrap' | 'setpriv' | 'node'>,
+  user: { readonly uid: number; readonly gid: number },
+  main: string,
+): string[] {
+  return [
     tools.bwrap,
     ...gateRoot(tools.node),
     '--',
@@ -184,7 +204,7 @@ function parentsOf(paths: readonly string[]): string[] {
     .flatMap((path) => ['--perms', '0755', '--dir', path])
 }
 
-class GateChild implements GateProcess {
+class GateChild implements LazyGate {
   readonly pid: number
   readonly listeners: Promise<readonly OpenedListener[]>
   readonly #child: ChildProcess
@@ -193,6 +213,8 @@ class GateChild implements GateProcess {
   #stderr = ''
   #ended: string | undefined
   #killed = false
+  readonly #active: Promise<void>
+  #becomeActive: () => void = () => undefined
 
   constructor(child: ChildProcess, specs: readonly ListenerSpec[]) {
     this.#child = child
@@ -219,6 +241,8 @@ class GateChild implements GateProcess {
     child.on('message', (message) => {
       if (isFromGate(message)) for (const listener of this.#listening) listener(message)
     })
+    this.#active = new Promise((resolve) => (this.#becomeActive = resolve))
+    this.#words()?.on('error', () => undefined)
     this.listeners = this.#readReport(child.stdio[4], specs)
     // Its rejection is the caller's when it asks; until then it is no unhandled one.
     this.listeners.catch(() => undefined)
@@ -246,6 +270,28 @@ class GateChild implements GateProcess {
     else listener(this.#ended)
   }
 
+  /** To its first step. */
+  tell(word: 'go' | 'end'): void {
+    this.#words()?.write(`${word}\n`)
+  }
+
+  /** None where another chain made the child. */
+  #words(): Writable | undefined {
+    return (this.#child.stdio as readonly unknown[])[5] as Writable | undefined
+  }
+
+  endIdle(): Promise<boolean> {
+    return new Promise((resolve) => {
+      void this.#active.then(() => {
+        resolve(false)
+      })
+      this.onExit(() => {
+        resolve(true)
+      })
+      this.tell('end')
+    })
+  }
+
   /** Its channel and pipes too: what is being ended is not waited for. Node then tells of no `close`. */
   kill(): void {
     this.#killed = true
@@ -254,6 +300,7 @@ class GateChild implements GateProcess {
     this.#child.stderr?.destroy()
     const report = this.#child.stdio[4]
     if (report !== null && report !== undefined) report.destroy()
+    this.#words()?.destroy()
     if (this.#child.exitCode !== null || this.#child.signalCode !== null) this.#end('it was killed')
   }
 
@@ -270,7 +317,9 @@ class GateChild implements GateProcess {
       stream.setEncoding('utf8')
       stream.on('data', (chunk: string) => {
         text += chunk
-        if (text.endsWith('end\n')) resolve(parseReport(text, specs))
+        const end = text.indexOf('end\n')
+        if (end >= 0) resolve(parseReport(text.slice(0, end), specs))
+        if (text.endsWith('active\n')) this.#becomeActive()
       })
     })
   }
@@ -299,7 +348,10 @@ function hasNoStreams(child: { readonly stdio: unknown }): boolean {
 }
 
 function parseReport(text: string, specs: readonly ListenerSpec[]): OpenedListener[] {
-  const lines = text.trimEnd().split('\n').slice(0, -1)
+  const lines = text
+    .trimEnd()
+    .split('\n')
+    .filter((line) => line !== '')
   const perSpec = specs.length === 0 ? 1 : lines.length / specs.length
   return lines.map((line, index): OpenedListener => {
     const [proto, family, fd, actual] = line.split(' ')

@@ -19,6 +19,12 @@ import { takePin } from './pins.js'
 import { replan } from './replan.js'
 import type { Undo } from './undo.js'
 
+/**
+ * Milliseconds that a command runs before its gate's Node starts of itself, so that one that ends at once is not
+ * waited for: whoever wants something sooner starts it (see `gate-script.ts`).
+ */
+const startDelay = 25
+
 export interface JailNetworkOptions {
   readonly context: LinuxContext
   readonly facts: Facts
@@ -37,7 +43,10 @@ export interface StartingGate {
   readonly connected: Promise<void>
   /** PEM of its CA, where the policy wants one. */
   readonly ca: string | undefined
-  /** From here on its end is answered by a new one, once, and what failed until now by the command's end. */
+  /**
+   * The command runs. From here on the gate's end is answered by a new one, once, and what failed until now by the
+   * command's end.
+   */
   guard(): void
 }
 
@@ -57,7 +66,7 @@ export class JailNetwork {
     this.hold = hold
   }
 
-  /** The jail's rules are in and read back, or the undo clears them. */
+  /** Begins with its rules (see `NetworkHold.installed`); the undo clears them. */
   static async open(options: JailNetworkOptions, plan: Plan): Promise<JailNetwork> {
     const { context, undo } = options
     const { backend, config } = context
@@ -96,25 +105,29 @@ export class JailNetwork {
    */
   async startGate(user: { readonly uid: number; readonly gid: number }): Promise<StartingGate> {
     const keeper = this.#keep(user)
-    let ready: Promise<string | undefined> = Promise.resolve(undefined)
-    const connected = keeper.open().then(async (ports) => {
-      ready = keeper.start()
-      ready.catch(() => undefined)
-      await this.#connect(ports)
-    })
+    const connected = keeper.open().then((ports) => this.#connect(ports))
     connected.catch(() => undefined)
+    const hasCa = wantsCa(this.#policy)
     let ca: string | undefined
-    if (wantsCa(this.#policy)) {
+    if (hasCa) {
       await connected
-      ca = await ready
+      ca = await keeper.start()
+    }
+    const start = (): void => {
+      keeper.start().catch((error: unknown) => {
+        if (keeper.restarts === 0) this.#options.command.fail(errorMessage(error))
+      })
     }
     return {
       connected,
       ca,
       guard: () => {
         keeper.guard()
-        ready.catch((error: unknown) => {
-          if (keeper.restarts === 0) this.#options.command.fail(errorMessage(error))
+        if (hasCa) return
+        const timer = setTimeout(start, startDelay)
+        this.#options.undo.push('not start the gate', 'nothing', () => {
+          clearTimeout(timer)
+          return Promise.resolve()
         })
       },
     }
@@ -173,6 +186,7 @@ export class JailNetwork {
       tools: this.#tools(),
       user,
       netns: this.netns,
+      installed: this.hold.installed,
       config: {
         jail: this.#plan.jail,
         mode: this.netns === undefined ? 'redirect' : 'namespace',

@@ -12,17 +12,21 @@ export interface Prepared {
   /** For the account as it really is. */
   readonly plan: Plan
   readonly gateUser: { readonly uid: number; readonly gid: number }
+  /** The static deny is in force and read back. */
+  readonly denied: Promise<void>
 }
 
-/** Shared things: looked at always, changed only where something is missing. */
+/** Shared things: looked at always, changed only where something is missing. A new account is made only where it is denied. */
 export async function prepareMachine(context: LinuxContext, plan: Plan): Promise<Prepared> {
   const { system, config, tools, backend } = context
   const { account, jail } = plan
-  await backend.ensureStaticDeny(config.uidRange)
+  const denied = backend.ensureStaticDeny(config.uidRange)
+  denied.catch(() => undefined)
+  if (!account.exists) await denied
   const gateUser = await ensureGateUser(system, config, tools)
   const real = await ensureAccount(system, config, tools, account, jail)
   await refuseShared(system, account)
-  return { plan: withAccount(plan, real), gateUser }
+  return { plan: withAccount(plan, real), gateUser, denied }
 }
 
 /** The plan for an account that does not exist yet, chosen now. Call it under the lock. */

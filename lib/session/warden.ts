@@ -50,6 +50,8 @@ export class Warden {
   #control: Control | undefined
   #network: JailNetwork | undefined
   #gateUser = { uid: 0, gid: 0 }
+  /** The static deny of the reserved range is in force. */
+  #denied: Promise<void> = Promise.resolve()
   #extraCa: string | undefined
 
   constructor(
@@ -96,7 +98,7 @@ export class Warden {
       this.#network = network
       const gate = await network.startGate(this.#gateUser)
       await network.serveLoopback(this.#gateUser)
-      const running = await this.#launch(gate)
+      const running = await this.#launch(gate, network)
       signals.attach(running)
       gate.guard()
       return await this.#supervise(running, network)
@@ -107,7 +109,7 @@ export class Warden {
     }
   }
 
-  /** Static deny and account in order, the jail's rules in and read back, the log open. */
+  /** Claim, account and the jail's rules, in order; what the command waits for besides is in `#denied`. */
   async #enterNetwork(): Promise<JailNetwork> {
     const { account, network } = this.#plan
     if (!account.exists || network.isolation === 'uid') {
@@ -116,16 +118,11 @@ export class Warden {
       return await this.#openNetwork()
     }
     await this.#claim()
-    // A namespace of its own shares nothing with what is looked at meanwhile. All of them settle, so that what was
-    // opened is known to the undo.
-    const [opened, ...others] = await Promise.allSettled([
-      this.#openNetwork(),
-      this.#prepare(),
-      this.#openLog(),
-    ])
-    for (const result of others) if (result.status === 'rejected') throw result.reason
-    if (opened.status === 'rejected') throw opened.reason
-    return opened.value
+    // A namespace of its own shares nothing with what is looked at meanwhile.
+    const opened = await this.#openNetwork()
+    await this.#prepare()
+    await this.#openLog()
+    return opened
   }
 
   /** An account that is there already needs no lock; a new one is chosen, claimed and made under it. */
@@ -157,9 +154,10 @@ export class Warden {
   }
 
   async #prepare(): Promise<void> {
-    const { plan, gateUser } = await prepareMachine(this.#context, this.#plan)
+    const { plan, gateUser, denied } = await prepareMachine(this.#context, this.#plan)
     this.#plan = plan
     this.#gateUser = gateUser
+    this.#denied = denied
   }
 
   async #openLog(): Promise<void> {
@@ -183,8 +181,8 @@ export class Warden {
     return JailNetwork.open(options, this.#plan)
   }
 
-  /** The launch's own steps run while the gate's sockets are opened; the command itself waits for them. */
-  async #launch(gate: StartingGate): Promise<Running> {
+  /** The launch's own steps run while rules are read back and sockets opened; the command itself waits for all of it. */
+  async #launch(gate: StartingGate, { hold }: JailNetwork): Promise<Running> {
     this.#extraCa = gate.ca
     // Before the launch: one that fails half-way may have started something.
     this.#undo.push('end the command', 'processes', async () => {
@@ -193,7 +191,8 @@ export class Warden {
       await endProcesses(this.#context.system, this.#plan.account.uid)
     })
     const { tools, config } = this.#context
-    const running = await launch(this.#spec(), launchTools(tools, config.stateDir), gate.connected)
+    const held = Promise.all([this.#denied, hold.installed, gate.connected])
+    const running = await launch(this.#spec(), launchTools(tools, config.stateDir), held)
     this.#command.attach(running)
     return running
   }

@@ -64,6 +64,8 @@ function started(holder: Session): Promise<void> {
 
 class NamespaceHold implements NetworkHold {
   readonly netns: string
+  /** `openNamespace` has waited for it. */
+  readonly installed = Promise.resolve()
   readonly #holder: Session
   readonly #tool: Tool
   readonly #denials: DenialReader

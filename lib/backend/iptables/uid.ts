@@ -105,6 +105,7 @@ export async function removeJail(
 
 export class UidHold implements NetworkHold {
   readonly netns = undefined
+  readonly installed = Promise.resolve()
   readonly #system: System
   readonly #tool: Tool
   readonly #guard: Guard

@@ -64,7 +64,7 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     },
     open: (plan) =>
       plan.isolation === 'namespace'
-        ? openNamespace(system, tools, plan)
+        ? Promise.resolve(openNamespace(system, tools, plan))
         : Promise.resolve(openUid(system, { nft: tools.nft, guard, list }, plan)),
     collect: async ({ name, uid, isolation }) => {
       if (isolation === 'namespace') return

@@ -5,7 +5,7 @@
  */
 import type { Decision } from '../../audit/record.js'
 import { JailError } from '../../errors.js'
-import type { Argv, System } from '../../system/types.js'
+import type { System } from '../../system/types.js'
 import type { NetworkHold, NetworkPlan } from '../types.js'
 import { DenialReader } from './denials.js'
 import { printTable } from './print.js'
@@ -21,7 +21,7 @@ export interface NamespaceTools {
   readonly nsenter: string
 }
 
-/** What makes every address local, as `ip -batch` reads it. */
+/** What makes every address local, as `ip -batch` reads it: the gate's first step says the same by netlink. */
 export function loopbackRoutes(): string[] {
   // Metric and table `local` are the kernel's defaults for the type.
   return ['link set lo up', 'route add local 0.0.0.0/0 dev lo', 'route add local ::/0 dev lo']
@@ -29,34 +29,19 @@ export function loopbackRoutes(): string[] {
 
 const listTable = `list table inet ${tableName.jail}`
 
-/** Makes the namespace; resolves once its rules are read back and `lo` is up. */
-export async function openNamespace(
+/** Makes the namespace; whoever opens the gate's sockets in it brings `lo` up, once `installed` has resolved. */
+export function openNamespace(
   system: System,
   tools: NamespaceTools,
   plan: NetworkPlan,
-): Promise<NetworkHold> {
+): NetworkHold {
   const nft = openNft(system, [tools.unshare, '--net', '--', tools.nft, '-j', '-i'])
-  try {
-    const hold = new NamespaceHold(nft, plan)
-    await hold.load()
-    await bringUp(system, tools, nft.pid)
-    return hold
-  } catch (error) {
-    nft.kill()
-    throw error
-  }
-}
-
-async function bringUp(system: System, tools: NamespaceTools, pid: number): Promise<void> {
-  const argv: Argv = [tools.nsenter, `--net=/proc/${pid}/ns/net`, '--', tools.ip, '-batch', '-']
-  const result = await system.run(argv, { input: `${loopbackRoutes().join('\n')}\n` })
-  if (result.code !== 0) {
-    throw new JailError('BACKEND', `cannot set up the jail's loopback: ${result.stderr.trim()}`)
-  }
+  return new NamespaceHold(nft, plan)
 }
 
 class NamespaceHold implements NetworkHold {
   readonly netns: string
+  readonly installed: Promise<void>
   readonly #nft: NftSession
   readonly #denials = new DenialReader('', overflowCounter)
   #plan: NetworkPlan
@@ -65,9 +50,12 @@ class NamespaceHold implements NetworkHold {
     this.#nft = nft
     this.#plan = plan
     this.netns = `/proc/${nft.pid}/ns/net`
+    this.installed = this.#load()
+    // The caller hears of it where it waits.
+    this.installed.catch(() => undefined)
   }
 
-  async load(): Promise<void> {
+  async #load(): Promise<void> {
     const listing = await this.#nft.change(printTable(namespaceTable(this.#plan)), listTable)
     const difference = findDifference(namespaceTable(this.#plan), listing)
     if (difference !== undefined)

@@ -36,6 +36,7 @@ export function openUid(system: System, place: UidPlace, plan: NetworkPlan): Net
 
 class UidHold implements NetworkHold {
   readonly netns = undefined
+  readonly installed = Promise.resolve()
   readonly #system: System
   readonly #place: UidPlace
   #nft: NftSession

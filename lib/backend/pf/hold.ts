@@ -18,6 +18,7 @@ const settlePause = 80
 
 export class PfHold implements NetworkHold {
   readonly netns = undefined
+  readonly installed = Promise.resolve()
   readonly #system: System
   readonly #anchor: PfAnchor
   readonly #log: DenialLog | undefined
