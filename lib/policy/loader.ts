@@ -273,7 +273,8 @@ export function bundleDir(): string {
   }
 }
 
-function bundledNames(): readonly string[] {
+/** Names of the bundled policies. */
+export function bundledNames(): readonly string[] {
   try {
     return readdirSync(bundleDir())
       .filter((file) => file.endsWith('.yaml'))

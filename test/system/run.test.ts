@@ -253,7 +253,7 @@ const dnsIsFollowed = async (t: Test, { lab, prefix }: Bench) => {
   const [old, moved] = ['198.51.100.40', '198.51.100.41']
   await lab.dns.set('mutable.example', 'AAAA', [])
   await lab.dns.set('mutable.example', 'A', [old], 1)
-  const jail = lab.spawnAgentjail([...prefix, '--', 'node', '-e', asker], { timeout: 60_000 })
+  const jail = lab.spawnAgentjail([...prefix, '--', 'node', '-e', asker], { timeout: 180_000 })
   const by = (address: string) => (answer: string) => answer.includes(`address ${address} `)
   t.match(await ask(jail, 'http://mutable.example:8088/', by(old)), new RegExp(old))
   t.match(await ask(jail, `http://${old}:8088/`, by(old)), new RegExp(old), 'its address, pinned')

@@ -1,7 +1,7 @@
 /**
  * `agentjail allow NAME|FILE HOST[:PORT]... [--save]`: destinations more in a running jail, or in a policy file.
  */
-import { exitCode } from '../../errors.js'
+import { exitCode, JailError } from '../../errors.js'
 import { allowIn } from '../../learn/amend.js'
 import { type Destination, parseDestination } from '../../learn/destination.js'
 import { changeRunning } from '../../learn/running.js'
@@ -19,6 +19,11 @@ export interface AllowArgs {
 
 /** Exit 0 when all is open, also what was before. Throws USAGE, NAME_UNKNOWN, POLICY_INVALID, ... */
 export async function allowCommand(args: AllowArgs, io: CommandIo): Promise<number> {
+  if (args.destinations.length === 0) {
+    throw new JailError('USAGE', 'agentjail allow needs a destination', {
+      hint: `for example: agentjail allow ${args.name} api.example.com`,
+    })
+  }
   // All are judged before the first is opened.
   const destinations = args.destinations.map((text) => parseDestination(text, 'agentjail allow'))
   for (const destination of destinations) {

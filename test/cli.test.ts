@@ -1,0 +1,162 @@
+/**
+ * The table of commands, and what is made of it: `--help`, the man page, the completions.
+ * Judges: the built program's output, groff, and the shells themselves.
+ */
+import { execFileSync, spawnSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { parseRunArgs } from '../lib/cli/run-args.js'
+import { commands, groups } from '../lib/cli/table/commands.js'
+import { bundledNames } from '../lib/policy/loader.js'
+
+const root = process.cwd()
+const text = (path: string) => readFileSync(join(root, path), 'utf8')
+const manifest = JSON.parse(text('package.json')) as { bin: { agentjail: string }; man: string[] }
+const program = join(root, manifest.bin.agentjail)
+const run = (...args: string[]) =>
+  spawnSync(process.execPath, [program, ...args], { encoding: 'utf8' })
+
+t.test('--help of every command: its options and examples, within 80 columns', (t) => {
+  for (const { name, options = [], positionals = [], examples } of commands) {
+    const { status, stdout } = run(...name.split(' '), '--help')
+    t.equal(status, 0, name)
+    const wide = stdout.split('\n').filter((line) => line.length > 80)
+    t.same(wide, [], `${name}: no line is wider`)
+    for (const option of options) {
+      t.equal(
+        stdout.includes(`--${option.name}`),
+        option.hidden !== true,
+        `${name} --${option.name}`,
+      )
+    }
+    for (const positional of positionals) t.match(stdout, positional.name)
+    t.ok(examples.length > 0, `${name} has an example`)
+    for (const [line] of examples) t.match(stdout, `  agentjail ${line}\n`)
+  }
+  for (const name of ['', ...groups.keys()]) {
+    const { status, stdout } = run(...name.split(' ').filter(Boolean), '--help')
+    t.equal(status, 0, name)
+    t.same(
+      stdout.split('\n').filter((line) => line.length > 80),
+      [],
+    )
+    for (const one of commands.filter((c) => c.name.startsWith(name === '' ? '' : `${name} `)))
+      t.match(stdout, `agentjail ${name === '' ? (one.name.split(' ')[0] ?? '') : one.name}`)
+  }
+  t.end()
+})
+
+t.test('words that are wrong: one line, exit 2', (t) => {
+  const rows: [string[], RegExp][] = [
+    [[], /say what to do/],
+    [['frob'], /unknown argument: frob/],
+    [['policy'], /say what to do; see: agentjail policy --help\n$/],
+    [['policy', 'frob'], /frob|say what to do/],
+    [['logs', '--bogus'], /unknown argument: bogus/],
+    [['run'], /missing required argument: policy/],
+    [['run', '--join', 'a', '-p', 'openai', '--', 'true'], /mutually exclusive/],
+    [['run', '-p', 'openai', '--isolation', 'magic', '--', 'true'], /magic/],
+    [['allow', 'a-jail'], /needs a destination/],
+    [['service', 'logs', 'bot', '--lines', 'x'], /--lines is not a number/],
+    [['completion', 'tcsh'], /tcsh/],
+  ]
+  for (const [args, message] of rows) {
+    const { status, stderr } = run(...args)
+    t.equal(status, 2, args.join(' '))
+    t.match(stderr, message)
+    t.equal(stderr.split('\n').length, 2, stderr)
+  }
+  t.end()
+})
+
+t.test('the quick parser of run knows no option that the table does not', (t) => {
+  const spec = commands.find(({ name }) => name === 'run')
+  const known = new Set(spec?.options?.map(({ name }) => name))
+  const source = text('lib/cli/run-args.ts')
+  const quick = [...source.matchAll(/^ {2}'?([a-z-]+)'?: \{ type: '(?:string|boolean)'/gm)]
+  t.ok(quick.length >= 5)
+  for (const [, name = ''] of quick) t.ok(known.has(name), name)
+  t.ok(parseRunArgs(['run', '-p', 'openai', '--', 'true'], 'agentjail'))
+  t.equal(parseRunArgs(['run', '--help', '--', 'true'], 'agentjail'), undefined)
+  t.end()
+})
+
+t.test('the man page has every command and option, and groff has nothing to say', (t) => {
+  const [page = ''] = manifest.man
+  const source = text(page)
+  const { stdout, stderr, status } = spawnSync(
+    'groff',
+    ['-man', '-Tascii', '-ww', '-P-cbou', page],
+    {
+      cwd: root,
+      encoding: 'utf8',
+    },
+  )
+  t.equal(status, 0)
+  t.equal(stderr, '', 'no warning')
+  t.same(
+    stdout.split('\n').filter((line) => line.length > 80),
+    [],
+  )
+  for (const { name, options = [] } of commands) {
+    t.match(stdout, new RegExp(`^   ${name}$`, 'm'))
+    for (const option of options) {
+      const isShown = source.includes(`\\-\\-${option.name.replaceAll('-', '\\-')}`)
+      t.equal(isShown, option.hidden !== true, option.name)
+    }
+  }
+  t.end()
+})
+
+t.test('README and man page name the same commands', (t) => {
+  const table = text('README.md').split('## Commands')[1]?.split('\n## ')[0] ?? ''
+  for (const name of new Set(commands.map(({ name }) => name.split(' ')[0] ?? '')))
+    if (name !== 'version') t.match(table, new RegExp(`\`[^\`]*\\b${name}\\b`), name)
+  t.end()
+})
+
+t.test('completions, by the shells', (t) => {
+  const dir = t.testdir()
+  const file = (shell: string) => {
+    const { status, stdout } = run('completion', shell)
+    t.equal(status, 0)
+    const path = join(dir, `agentjail.${shell}`)
+    writeFileSync(path, stdout)
+    return path
+  }
+  const rows: [line: string[], wanted: string, never: string][] = [
+    [[''], 'verify', 'openai'],
+    [['policy', ''], 'check', 'verify'],
+    [['run', '--pol'], '--policy', '--watch'],
+    [['run', '-p', 'open'], 'openai', 'npm'],
+    [['run', '--isolation', ''], 'uid', 'openai'],
+    [['logs', '--de'], '--denied', '--follow'],
+    [['policy', 'show', 'op'], 'openai', 'npm'],
+    [['run', '-p', 'openai', '--', 'nod'], 'node', '--policy'],
+  ]
+  const bash = file('bash')
+  const fish = file('fish')
+  for (const [words, wanted, never] of rows) {
+    const line = `agentjail ${words.join(' ')}`
+    const script = `source ${bash}; COMP_WORDS=(agentjail ${words.map((w) => `'${w}'`).join(' ')}); COMP_CWORD=${String(words.length)}; _agentjail; printf '%s\\n' "\${COMPREPLY[@]}"`
+    const PATH = `${join(process.execPath, '..')}:/usr/bin:/bin`
+    const options = { encoding: 'utf8', env: { PATH, HOME: dir } } as const
+    const inBash = execFileSync('bash', ['--norc', '-c', script], options).split('\n')
+    t.ok(inBash.includes(wanted), `bash: ${line}: ${wanted}`)
+    t.notOk(inBash.includes(never), `bash: ${line}: not ${never}`)
+    const inFish = execFileSync(
+      'fish',
+      ['--no-config', '-c', `source ${fish}; complete -C '${line}'`],
+      options,
+    )
+    const candidates = inFish.split('\n').map((each) => each.split('\t')[0])
+    t.ok(candidates.includes(wanted), `fish: ${line}: ${wanted}`)
+    t.notOk(candidates.includes(never), `fish: ${line}: not ${never}`)
+  }
+  const zsh = `autoload -U compinit && compinit -u -d ${dir}/dump && source ${file('zsh')} && print -r -- $_comps[agentjail]`
+  const env = { PATH: '/usr/bin:/bin', HOME: dir }
+  t.match(execFileSync('zsh', ['-f', '-c', zsh], { encoding: 'utf8', env }), '_agentjail')
+  t.ok(bundledNames().every((name) => readFileSync(bash, 'utf8').includes(name)))
+  t.end()
+})
