@@ -33,6 +33,8 @@ t.teardown(() => place.remove())
 const other = makePlace()
 t.teardown(() => other.remove())
 
+// Milliseconds: bounds a hang, judges no speed.
+t.setTimeout(300_000)
 t.test('how a command ends', async (t) => {
   const rows: [command: string[], code: number, stderr: RegExp][] = [
     [['true'], 0, /^$/],
@@ -315,31 +317,59 @@ t.test('the end of any part ends all', async (t) => {
   t.same(processesOf(jailUid), [], 'a daemon does not outlive the command')
 })
 
-t.test('limits: each says so when it is hit, and nothing of them is left', async (t) => {
-  const forks = 'for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait'
-  const rows: [limits: object, script: string, message: RegExp][] = [
-    [{ pids: 5 }, forks, /^limits\.pids: \d+ new process/],
-    [{ memory: 40_000_000 }, `perl -e '$x = q(a) x 90e6'`, /^limits\.memory: 1 process was killed/],
-  ]
-  for (const [limits, script, message] of rows) {
-    const { events } = await sh(place, script, { limits })
-    const hits = events.at(-1)?.['limits'] as string[]
-    t.match(hits[0], message)
-    const calm = await sh(place, 'true', { limits })
-    t.same(calm.events.at(-1)?.['limits'], [], 'not hit: nothing said')
-  }
-  const files = await sh(place, 'ulimit -n', { limits: { openFiles: 77 } })
-  t.equal(files.stdout, '77\n')
-  const tmp = await sh(place, 'head -c 3000000 /dev/zero > /tmp/x 2>&1; stat -c %s /tmp/x', {
-    limits: { tmp: 1_000_000 },
-  })
-  t.ok(Number(tmp.stdout.trim().split('\n').at(-1)) <= 1_003_520, 'disk in /tmp')
-  const left = ['pids', 'memory', 'cpu', '.'].flatMap((name) => {
-    const dir = `/sys/fs/cgroup/${name}/agentjail/test`
-    return existsSync(dir) ? [dir] : []
-  })
-  t.same(left, [])
-})
+t.test(
+  'limits: each says so when it is hit, and nothing of them is left',
+  { timeout: 120_000 },
+  async (t) => {
+    const forks = 'for i in 1 2 3 4 5 6 7 8; do sleep 0.2 & done; wait'
+    const rows: [limits: object, script: string, message: RegExp][] = [
+      [{ pids: 5 }, forks, /^limits\.pids: \d+ new process/],
+      [
+        { memory: 40_000_000 },
+        `perl -e '$x = q(a) x 90e6'`,
+        /^limits\.memory: 1 process was killed/,
+      ],
+      [
+        { cpu: 0.2 },
+        `perl -e 'my $t; do { ($t) = times } while $t < 0.2'`,
+        /^limits\.cpu: held back in \d+ periods/,
+      ],
+      [
+        { tmp: 1_000_000 },
+        'head -c 3000000 /dev/zero > /tmp/x',
+        /^limits\.tmp: \/tmp was full, at 1MB$/,
+      ],
+      [
+        { tmp: 1_048_576 },
+        'head -c 3000000 /dev/zero > /dev/shm/x; sleep 1.5; rm /dev/shm/x',
+        /^limits\.tmp: \/dev\/shm was full, at 1MiB$/,
+      ],
+      [
+        { openFiles: 40 },
+        `perl -e 'while (open my $f, "<", "/") { push @f, $f } sleep 2'`,
+        /^limits\.openFiles: a process had all of its 40 files open$/,
+      ],
+    ]
+    for (const [limits, script, message] of rows) {
+      const { events } = await sh(place, script, { limits })
+      const hits = events.at(-1)?.['limits'] as string[]
+      t.match(hits[0], message)
+      const calm = await sh(place, 'true', { limits })
+      t.same(calm.events.at(-1)?.['limits'], [], 'not hit: nothing said')
+    }
+    const files = await sh(place, 'ulimit -n', { limits: { openFiles: 77 } })
+    t.equal(files.stdout, '77\n')
+    const tmp = await sh(place, 'head -c 3000000 /dev/zero > /tmp/x 2>&1; stat -c %s /tmp/x', {
+      limits: { tmp: 1_000_000 },
+    })
+    t.ok(Number(tmp.stdout.trim().split('\n').at(-1)) <= 1_003_520, 'disk in /tmp')
+    const left = ['pids', 'memory', 'cpu', '.'].flatMap((name) => {
+      const dir = `/sys/fs/cgroup/${name}/agentjail/test`
+      return existsSync(dir) ? [dir] : []
+    })
+    t.same(left, [])
+  },
+)
 
 t.test('a file system without idmapped mounts: access lists, taken back at the end', async (t) => {
   // An overlay, in a mount namespace of this test's own.

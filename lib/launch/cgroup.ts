@@ -7,6 +7,7 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Limits } from '../policy/types.js'
+import { formatSize } from '../policy/units.js'
 
 export interface Cgroup {
   /** Files to write a pid to. */
@@ -133,7 +134,7 @@ function knobs({ pids, memory, cpu }: Limits): Knob[] {
       ],
       count: [{ v1: 'memory.oom_control', v2: 'memory.events' }, 'oom_kill'],
       message: (times) =>
-        `limits.memory: ${String(times)} ${times === 1 ? 'process was' : 'processes were'} killed, at ${max} bytes`,
+        `limits.memory: ${String(times)} ${times === 1 ? 'process was' : 'processes were'} killed, at ${formatSize(memory)}`,
     })
   }
   if (cpu !== undefined) {
@@ -145,6 +146,9 @@ function knobs({ pids, memory, cpu }: Limits): Knob[] {
         ['cpu.cfs_period_us', String(cpuPeriod)],
         ['cpu.cfs_quota_us', quota],
       ],
+      count: [{ v1: 'cpu.stat', v2: 'cpu.stat' }, 'nr_throttled'],
+      message: (times) =>
+        `limits.cpu: held back in ${String(times)} ${times === 1 ? 'period' : 'periods'} of ${String(cpuPeriod / 1000)} ms, at ${String(cpu)} CPUs`,
     })
   }
   return list

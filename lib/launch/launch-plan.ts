@@ -4,7 +4,7 @@
  * names can be read as an option.
  */
 import { JailError } from '../errors.js'
-import type { MountPlan } from './mount-plan.js'
+import { scratchPaths, type MountPlan } from './mount-plan.js'
 import { callsText } from './fence-script.js'
 import { blockedSignals, initScript, outerScript } from './step-scripts.js'
 import type { Machine } from './syscall-numbers.js'
@@ -47,6 +47,7 @@ export function planLaunch(input: PlanInput): LaunchPlan {
     ...[tools.perl, '-e', initScript, '--', String(fds.status), calls, mask, String(fds.control)],
     ...[input.filter === undefined ? '-1' : String(fds.filter)],
     ...[input.rlimits === '' ? '-' : input.rlimits],
+    ...[mounts === undefined ? '-' : scratchPaths.join(',')],
     ...[String(spec.user.uid), String(spec.user.gid), drops(out)],
     ...[String(fds.spec), out.has('close-descriptors') ? '0' : '1', String(scopes(spec, out))],
   ]

@@ -10,7 +10,7 @@ import { JailError, errorMessage } from '../errors.js'
 import { prepareCgroup, ensureSocketGroup, type Cgroup } from './cgroup.js'
 import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
-import { rlimits } from './limits.js'
+import { fullLines, rlimits } from './limits.js'
 import { probeMounts, type MountFacts } from './mount-facts.js'
 import { caVariables, planMounts } from './mount-plan.js'
 import { compileSeccomp } from './seccomp.js'
@@ -73,8 +73,8 @@ async function launchOnce(
   const env = spec.extraCa === undefined ? spec.env : new Map([...caVariables, ...spec.env])
   if (facts !== undefined) mkdirSync(tools.stagingDir, { recursive: true, mode: 0o700 })
   const undos: (() => Promise<readonly string[]>)[] = []
-  const undo = async (): Promise<readonly string[]> => {
-    const lines = [...(cgroup?.hit() ?? [])]
+  const undo = async (full: ReadonlySet<string> = new Set()): Promise<readonly string[]> => {
+    const lines = [...(cgroup?.hit() ?? []), ...fullLines(full, spec.limits)]
     if (spec.joins === true) return lines
     await cgroup?.remove()
     for (const step of undos.splice(0)) {

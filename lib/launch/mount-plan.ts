@@ -27,8 +27,10 @@ export const caPath = '/run/agentjail/ca.crt'
 export const caBundlePath = '/run/agentjail/ca-bundle.crt'
 
 const megabyte = 1024 * 1024
-/** Bytes of the private /tmp, /var/tmp and /dev/shm each, where the policy sets no limit. */
-const defaultTmp = 1024 * megabyte
+/** Private and limited, each. */
+export const scratchPaths = ['/tmp', '/var/tmp', '/dev/shm'] as const
+/** Bytes of each, where the policy sets no limit. */
+export const defaultTmp = 1024 * megabyte
 const runSize = 16 * megabyte
 
 /** The rest of nsswitch.conf is of no use to an account without a network of its own. */

@@ -9,6 +9,8 @@ export type Status =
   | { readonly type: 'execfail'; readonly errno: number }
   | { readonly type: 'stopped' | 'signaled' | 'group-signal'; readonly signal: NodeJS.Signals }
   | { readonly type: 'continued' }
+  /** A limit was reached: the path of a file system, or `files` for the open files of a process. */
+  | { readonly type: 'full'; readonly what: string }
   | { readonly type: 'exit'; readonly code: number }
   | { readonly type: 'error'; readonly text: string }
 
@@ -26,6 +28,7 @@ export function parseStatus(line: string): Status {
   const word = space < 0 ? line : line.slice(0, space)
   const rest = space < 0 ? '' : line.slice(space + 1)
   if (word === 'error') return { type: 'error', text: rest }
+  if (word === 'full' && /^(files|(\/[a-z]+)+)$/.test(rest)) return { type: 'full', what: rest }
   if (word === 'continued') return { type: 'continued' }
   if (/^\d{1,9}$/.test(rest)) {
     const number = Number(rest)

@@ -296,16 +296,17 @@ exit $code;
 `
 
 /**
- * argv: STATUS_FD CALLS MASK CONTROL_FD FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`), then what `drop` and `final`
+ * argv: STATUS_FD CALLS MASK CONTROL_FD FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
+ * file systems with a limit), then what `drop` and `final`
  * take, which the child does.
- * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, then `exit N` or `signaled N`.
+ * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, `full PATH|files`, then `exit N` or `signaled N`.
  * The control pipe carries signal numbers for the command; its end means that the warden has ended.
  */
 export const initScript: string =
   head +
   String.raw`
 arguments();
-my ($mask, $control_fd, $filter_fd, $limits) = splice @ARGV, 0, 4;
+my ($mask, $control_fd, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 5;
 $0 = 'agentjail-init';
 fcntl $status, 2, 1;
 $SIG{PIPE} = 'IGNORE';
@@ -352,6 +353,24 @@ sub judge {
   elsif ($words =~ /^E(.*)/s) { refuse($1) }
   else { refuse('the last step ended without a word') }
 }
+# What the kernel refuses without counting it: looked at once a second, and at the end.
+my ($files) = $limits =~ /(?:^|,)7=(\d+)/;
+my %full;
+sub full { $full{$_[0]} = 1; report("full $_[0]") }
+sub look {
+  for my $path (grep !$full{$_}, $scratch eq '-' ? () : split /,/, $scratch) {
+    my ($name, $s) = ("$path\0", "\0" x 128);
+    next if syscall($nr{statfs}, $name, $s) != 0;
+    my (undef, undef, $blocks, undef, $free) = unpack 'Q5', $s;
+    full($path) if $blocks && !$free;
+  }
+  return if !$files || $full{files} || !opendir my $all, '/proc';
+  for my $p (grep /^\d+$/ && $_ > 1, readdir $all) {
+    opendir my $d, "/proc/$p/fd" or next;
+    return full('files') if (grep /^\d/, readdir $d) >= $files;
+  }
+}
+my $looked = time;
 sub reap {
   # By number: what perl's waitpid leaves in $? does not tell a stop from an exit.
   my $raw = pack 'l', 0;
@@ -365,6 +384,7 @@ sub reap {
       hear() while $open;
       judge() unless $signal && $words eq '';
     }
+    look();
     report($signal ? "signaled $signal" : 'exit ' . ($s >> 8));
     exit 0;
   }
@@ -374,7 +394,9 @@ while (1) {
   vec($in, fileno $signals, 1) = 1;
   vec($in, fileno $control, 1) = 1;
   vec($in, fileno $ready, 1) = 1 if $open;
-  next if select($in, undef, undef, undef) < 0;
+  my $heard = select $in, undef, undef, 1;
+  if (time != $looked) { $looked = time; look() }
+  next if $heard <= 0;
   if ($open && vec $in, fileno $ready, 1) {
     hear();
     judge() if !$open && $words ne '';

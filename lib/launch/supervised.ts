@@ -13,8 +13,8 @@ import { fds } from './launch-plan.js'
 import { parseStatus, type Status } from './status-lines.js'
 import type { Ending, Running } from './types.js'
 
-/** What the launch must undo, once, when everything has ended; gives lines for the user: limits that were hit, what was left. */
-export type Undo = () => Promise<readonly string[]>
+/** What the launch must undo, once, when everything has ended, told what was full (see `Status`); gives lines for the user: limits that were hit, what was left. */
+export type Undo = (full: ReadonlySet<string>) => Promise<readonly string[]>
 
 export class Supervised implements Running {
   readonly ended: Promise<Ending>
@@ -30,6 +30,7 @@ export class Supervised implements Running {
   #ending: Ending | undefined
   #error: string | undefined
   #started = false
+  readonly #full = new Set<string>()
   #hits: Promise<readonly string[]> | undefined
   #settle: () => void = () => undefined
 
@@ -51,7 +52,7 @@ export class Supervised implements Running {
         if (--open > 0) return
         this.commandPid = undefined
         this.#settle()
-        this.#hits = this.#gone().then(undo)
+        this.#hits = this.#gone().then(() => undo(this.#full))
         // No word of the command's end: the jail was killed from outside.
         const ending = this.#ending ?? { signal: 'SIGKILL' }
         void this.#hits.finally(() => {
@@ -101,6 +102,9 @@ export class Supervised implements Running {
         this.#settle()
         break
       case 'execfail':
+        break
+      case 'full':
+        this.#full.add(status.what)
         break
       case 'stopped':
         for (const listener of this.#stopped) listener(status.signal)

@@ -17,6 +17,7 @@ export interface StepCalls {
   readonly rtSigprocmask: number
   readonly signalfd4: number
   readonly wait4: number
+  readonly statfs: number
   readonly setgroups: number
   readonly setresgid: number
   readonly setresuid: number
@@ -35,6 +36,7 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     rtSigprocmask: 14,
     signalfd4: 289,
     wait4: 61,
+    statfs: 137,
     setgroups: 116,
     setresgid: 119,
     setresuid: 117,
@@ -50,6 +52,7 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     rtSigprocmask: 135,
     signalfd4: 74,
     wait4: 260,
+    statfs: 43,
     setgroups: 159,
     setresgid: 149,
     setresuid: 147,
