@@ -216,6 +216,18 @@ t.test('what no workspace opens', async (t) => {
   t.notOk(existsSync(`${ws}/.git/commondir`), 'placeholders are gone')
   const made = await sh(other, 'git init -q new')
   t.match((made.events.at(-1)?.['limits'] as string[])[0], /made a Git repository .*\/new\/\.git/)
+  const news = await sh(
+    other,
+    'echo x > .npmrc; mkdir -p deep/.cursor .claude; echo {} > .claude/settings.json; echo K=1 > deep/.env; echo x > AGENTS.md',
+  )
+  t.same(news.events.at(-1)?.['limits'], [
+    `the command made .npmrc, .claude/settings.json, deep/.cursor, deep/.env in ${ws}: programs that you start there obey such files; look first`,
+    `the command wrote AGENTS.md in ${ws}: agents that you start there follow it; look first`,
+  ])
+  const changed = await sh(other, 'echo y >> AGENTS.md; (echo x > .npmrc) 2>&1')
+  t.match(changed.stdout, /Read-only/, 'what is there now is protected')
+  t.match(changed.events.at(-1)?.['limits'], [/^the command wrote AGENTS\.md/])
+  t.same((await sh(other, 'cat AGENTS.md')).events.at(-1)?.['limits'], [], 'nothing new')
   const named = await sh(other, 'cat .env', {
     fs: { read: ['./.env'], write: ['.'], deny: ['open'] },
   })

@@ -16,6 +16,7 @@ const readOnlyNames = new Set([
   ...['.vscode', '.idea', '.fleet', '.zed', '.devcontainer', '.mcp.json', '.ripgreprc'],
   ...['.gitconfig', '.gitmodules', '.hgrc', '.hg', '.svn', '.bzr', '.jj', '.pijul'],
   ...['.npmrc', '.yarnrc', '.yarnrc.yml', '.pypirc', '.curlrc', '.wgetrc', '.psqlrc', '.pdbrc'],
+  ...['.claude/settings.json', '.claude/hooks', '.claude/commands', '.claude/agents', '.cursor'],
   ...['.pythonrc', '.irbrc', '.Rprofile', '.husky', 'agentjail.yaml', '.agentjail'],
 ])
 
@@ -27,6 +28,17 @@ const hiddenNames = new Set([
   ...['.cargo/credentials.toml', '.terraform.d/credentials.tfrc.json', '.gem/credentials'],
   ...['.mozilla', '.config/google-chrome', '.config/chromium', '.local/share/keyrings'],
 ])
+
+/** Instructions that coding agents follow: the command may write them, and the caller is told that it did. */
+const instructionNames = new Set([
+  ...['CLAUDE.md', 'CLAUDE.local.md', 'AGENTS.md', 'GEMINI.md', 'copilot-instructions.md'],
+  ...['.cursorrules', '.windsurfrules', '.clinerules'],
+])
+
+/** @param relative the path from the workspace's root, with `/` */
+export function isInstruction(relative: string): boolean {
+  return instructionNames.has(relative.slice(relative.lastIndexOf('/') + 1))
+}
 
 /** Not walked into: large, and what they hold is run from inside the workspace anyway. */
 export const unwalkedNames: ReadonlySet<string> = new Set([
@@ -44,7 +56,7 @@ export function guardOf(relative: string): GuardKind | undefined {
   const name = parts.at(-1) ?? ''
   const pair = parts.slice(-2).join('/')
   if (isEnvFile(name) || hiddenNames.has(name) || hiddenNames.has(pair)) return 'hidden'
-  return readOnlyNames.has(name) ? 'read-only' : undefined
+  return readOnlyNames.has(name) || readOnlyNames.has(pair) ? 'read-only' : undefined
 }
 
 /** Inside a Git directory: settings and hooks name programs; `commondir` leads to other settings. */

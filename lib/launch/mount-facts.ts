@@ -16,7 +16,7 @@ import { basename, dirname, isAbsolute, join, normalize, resolve } from 'node:pa
 import { JailError } from '../errors.js'
 import { isUnder, systemTops, toolPrefix, workspaceRefusal } from './places.js'
 import type { LaunchSpec } from './types.js'
-import { walkTree, type Guard } from './workspace-walk.js'
+import { walkTree, type Guard, type Walk } from './workspace-walk.js'
 
 /** A tree of the host that the jail sees. */
 export interface Tree {
@@ -26,8 +26,8 @@ export interface Tree {
   /** The caller's uid on disk appears as the service user's inside, and the other way round. */
   readonly idmap: boolean
   readonly guards: readonly Guard[]
-  /** Git repositories that were there before, from the tree's root. */
-  readonly repositories: readonly string[]
+  /** What was there before, from the tree's root; see `Walk`. */
+  readonly before: Pick<Walk, 'repositories' | 'instructions'>
 }
 
 export interface MountFacts {
@@ -143,15 +143,15 @@ function tree(
   const stat = statSync(path)
   const directory = stat.isDirectory()
   const guards: Guard[] = []
-  let repositories: readonly string[] = []
+  let before: Tree['before'] = { repositories: [], instructions: new Map() }
   if (directory) {
     const walk = walkTree(path, named)
     guards.push(...walk.guards.filter((guard) => mode === 'rw' || guard.kind === 'hidden'))
-    repositories = walk.repositories
+    before = walk
     if (walk.cut) notes.push(`${path} is large: protected names deep inside it are not looked for`)
   }
   if (mode === 'rw') guards.push(...protect(spec, path))
-  return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, repositories }
+  return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, before }
 }
 
 /** agentjail's own files inside a writable tree. */

@@ -7,6 +7,7 @@ import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import type { Tree } from './mount-facts.js'
 import type { LaunchSpec } from './types.js'
+import { guardOf } from './guard-names.js'
 import { walkTree } from './workspace-walk.js'
 
 /** @returns lines for the user. */
@@ -24,13 +25,41 @@ export async function sweepTrees(
         (error: unknown) => lines.push(`placeholders are left: ${String(error)}`),
       )
     }
-    const before = new Set(tree.repositories)
-    for (const path of walkTree(tree.path, new Set()).repositories) {
-      if (before.has(path)) continue
-      lines.push(
-        `the command made a Git repository (${tree.path}/${path}): its settings and hooks run when you use git there`,
-      )
-    }
+    lines.push(...whatIsNew(tree))
   }
   return lines
+}
+
+/** Names in one line, at most. */
+const named = 8
+
+function whatIsNew({ path, guards, before }: Tree): string[] {
+  const after = walkTree(path, new Set())
+  const list = (names: readonly string[]): string =>
+    [...names.slice(0, named).map((name) => JSON.stringify(name).slice(1, -1))].join(', ') +
+    (names.length > named ? ` and ${String(names.length - named)} more` : '')
+  const repositories = after.repositories.filter((name) => !before.repositories.includes(name))
+  const known = new Set(guards.map((guard) => guard.path))
+  const made = after.guards
+    .map((guard) => guard.path)
+    .filter((name) => guardOf(name) !== undefined && !known.has(name))
+  const written = [...after.instructions].flatMap(([name, change]) =>
+    before.instructions.get(name) === change ? [] : [name],
+  )
+  return [
+    ...repositories.map(
+      (name) =>
+        `the command made a Git repository (${path}/${list([name])}): its settings and hooks run when you use git there`,
+    ),
+    ...(made.length === 0
+      ? []
+      : [
+          `the command made ${list(made)} in ${path}: programs that you start there obey such files; look first`,
+        ]),
+    ...(written.length === 0
+      ? []
+      : [
+          `the command wrote ${list(written)} in ${path}: agents that you start there follow it; look first`,
+        ]),
+  ]
 }

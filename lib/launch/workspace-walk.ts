@@ -3,8 +3,14 @@
  * Invariant: bounded in depth and number; symbolic links are never followed (the mount step checks
  * again, by descriptor, that nothing became one meanwhile).
  */
-import { readdirSync, readFileSync, type Dirent } from 'node:fs'
-import { gitReadOnly, guardOf, unwalkedNames, type GuardKind } from './guard-names.js'
+import { lstatSync, readdirSync, readFileSync, type Dirent } from 'node:fs'
+import {
+  gitReadOnly,
+  guardOf,
+  isInstruction,
+  unwalkedNames,
+  type GuardKind,
+} from './guard-names.js'
 
 export interface Guard {
   readonly kind: GuardKind
@@ -19,6 +25,8 @@ export interface Walk {
   /** Directories that are a repository's. */
   readonly repositories: readonly string[]
   readonly guards: readonly Guard[]
+  /** Files of instructions for agents, and when each was last changed: milliseconds since the epoch. */
+  readonly instructions: ReadonlyMap<string, number>
   /** The tree is larger than the bound: what lies beyond is not guarded. */
   readonly cut: boolean
 }
@@ -31,11 +39,12 @@ const walkDirectories = 2000
 export function walkTree(root: string, named: ReadonlySet<string>): Walk {
   const guards: Guard[] = []
   const repositories: string[] = []
+  const instructions = new Map<string, number>()
   const queue: { path: string; depth: number }[] = [{ path: '', depth: 0 }]
   let seen = 0
   for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
     seen += 1
-    if (seen > walkDirectories) return { guards, repositories, cut: true }
+    if (seen > walkDirectories) return { guards, repositories, instructions, cut: true }
     for (const entry of entries(`${root}/${next.path}`)) {
       const path = next.path === '' ? entry.name : `${next.path}/${entry.name}`
       if (entry.isSymbolicLink()) continue
@@ -45,6 +54,7 @@ export function walkTree(root: string, named: ReadonlySet<string>): Walk {
         guards.push(...gitGuards(root, path, directory))
         continue
       }
+      if (isInstruction(path)) instructions.set(path, changeOf(`${root}/${path}`))
       const kind = guardOf(path)
       if (kind !== undefined && !named.has(`${root}/${path}`)) {
         guards.push({ kind, path, directory })
@@ -53,7 +63,7 @@ export function walkTree(root: string, named: ReadonlySet<string>): Walk {
       }
     }
   }
-  return { guards, repositories, cut: false }
+  return { guards, repositories, instructions, cut: false }
 }
 
 /** A work tree's `.git`: a file that points elsewhere, or the directory and those of its submodules and work trees. */
@@ -100,6 +110,10 @@ function isPlaceholder(path: string): boolean {
   } catch {
     return false
   }
+}
+
+function changeOf(path: string): number {
+  return lstatSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0
 }
 
 function entries(path: string): Dirent[] {
