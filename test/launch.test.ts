@@ -42,6 +42,7 @@ t.test('how a command ends', async (t) => {
     [['sh', '-c', 'exit 42'], 42, /^$/],
     [['sh', '-c', 'exit 255'], 255, /^$/],
     [['no-such-command'], 127, /^agentjail: no-such-command: command not found\n$/],
+    [['--reuid=0'], 127, /^agentjail: --reuid=0: command not found\n$/],
     [['./none'], 127, /^agentjail: \.\/none: No such file or directory\n$/],
     [['/etc/passwd'], 126, /^agentjail: \/etc\/passwd: Permission denied\n$/],
     [['/etc/'], 126, /Is a directory/],
