@@ -52,6 +52,11 @@ export const services = {
     v6: '2001:db8:1::14',
   },
   npm: { names: ['registry.npmjs.org'], v4: '198.51.100.15', v6: '2001:db8:1::15' },
+  pypi: {
+    names: ['pypi.org', 'files.pythonhosted.org'],
+    v4: '198.51.100.16',
+    v6: '2001:db8:1::16',
+  },
   /** Names on one address, one of them the attacker's. */
   cdn: {
     names: ['shared-a.example', 'shared-b.example', 'cdn-evil.example'],

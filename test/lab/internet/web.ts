@@ -14,6 +14,7 @@ import { readBody, type Handler } from './http.js'
 import { openai } from './openai.js'
 import { npm } from './npm.js'
 import { anthropic, plain, slack } from './others.js'
+import { pypi } from './pypi.js'
 import type { Served } from './protocol.js'
 import type { Telegram } from './telegram.js'
 
@@ -30,6 +31,7 @@ const sites = (telegram: Telegram): Map<string, Site> => {
     slack,
     github,
     npm,
+    pypi,
     cdn: plain,
     plain,
   }
