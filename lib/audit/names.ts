@@ -24,11 +24,6 @@ export class NameBook {
     })
   }
 
-  /** Whether `name` would leave this denial as it is because its address was never looked up: it may be still. */
-  knows({ name, address }: Decision): boolean {
-    return name !== undefined || address === undefined || this.#names.has(address)
-  }
-
   #learn({ verdict, layer, name, address, detail }: Decision): void {
     if (verdict !== 'allow' || name === undefined) return
     // The DNS filter tells type and addresses: `A 192.0.2.1 192.0.2.2`.

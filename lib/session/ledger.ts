@@ -49,7 +49,7 @@ export class Ledger {
   async read(hold: Pick<NetworkHold, 'denials'> | undefined): Promise<void> {
     try {
       const denials = (await hold?.denials()) ?? []
-      if (denials.some((denial) => !this.#names.knows(denial))) await delay(gatePatience)
+      if (denials.length > 0) await delay(gatePatience)
       this.#record(denials)
     } catch {
       // The rules are gone for a moment: the watch deals with it.
