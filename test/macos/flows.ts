@@ -124,7 +124,11 @@ export function meaning(
     ({ proxy }) => flow.kind === 'connect' && flow.to === '127.0.0.1' && flow.port === proxy,
   )
   if (gates !== undefined && flow.client !== undefined && isLocal(flow.from))
-    return gates.uid === flow.client && flow.from === '127.0.0.1' && !isReserved(flow.server)
+    return gates.uid === flow.client &&
+      flow.from === '127.0.0.1' &&
+      !isReserved(flow.server) &&
+      // From a port that it may serve nothing is opened.
+      !gates.policy.loopback.listen.includes(flow.fromPort ?? anyPort)
       ? 'passes'
       : 'refused'
   if (isReserved(flow.client)) {
