@@ -25,9 +25,14 @@ export interface Diagnosis {
 /** In order. With `fix`, what can be repaired is, and looked at again. */
 export async function diagnose(
   facts: DoctorFacts,
-  options: { readonly fix: boolean; readonly only?: readonly string[] },
+  options: {
+    readonly fix: boolean
+    readonly only?: readonly string[]
+    /** Default: those of Linux. */
+    readonly of?: readonly Check[]
+  },
 ): Promise<readonly Diagnosis[]> {
-  const chosen = checks.filter(({ name }) => options.only?.includes(name) ?? true)
+  const chosen = (options.of ?? checks).filter(({ name }) => options.only?.includes(name) ?? true)
   const diagnoses: Diagnosis[] = []
   for (const check of chosen) diagnoses.push(await diagnoseOne(check, facts, options.fix))
   return diagnoses

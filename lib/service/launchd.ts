@@ -9,7 +9,7 @@ import { printPlist } from './plist.js'
 import { runArguments, type ServiceManager, type ServiceSpec, type ServiceStatus } from './types.js'
 
 const launchctl = '/bin/launchctl'
-const directory = '/Library/LaunchDaemons'
+export const launchdDirectory = '/Library/LaunchDaemons'
 /** launchd starts a job at most this often, in seconds. */
 const throttle = 10
 /** EX_CONFIG: launchd could not start the program at all. */
@@ -17,8 +17,10 @@ const notStarted = 78
 /** Where launchd still tears the old job down, a bootstrap answers 5. */
 const patience = { attempts: 20, pause: 500 }
 
+/** The job that closes the reserved uids at boot. */
+export const denyLabel = 'org.agentjail.deny'
 export const serviceLabel = (name: string): string => `org.agentjail.jail.${name}`
-const pathOf = (name: string): string => `${directory}/${serviceLabel(name)}.plist`
+const pathOf = (name: string): string => `${launchdDirectory}/${serviceLabel(name)}.plist`
 
 export function launchdServices(system: System, logDir: string): ServiceManager {
   const logOf = (name: string): string => `${logDir}/service-${name}.log`
@@ -64,16 +66,15 @@ export function launchdServices(system: System, logDir: string): ServiceManager 
 
 /** The job that closes the reserved uids' network at boot: pf is off, and empty, after each restart. */
 export function renderDenyDaemon(node: string, program: string): { path: string; text: string } {
-  const label = 'org.agentjail.deny'
   const text = printPlist({
-    Label: label,
+    Label: denyLabel,
     ProgramArguments: [node, program, 'setup'],
     RunAtLoad: true,
     // Again when pf's own boot job had not run yet.
     KeepAlive: { SuccessfulExit: false },
     ProcessType: 'Interactive',
   })
-  return { path: `${directory}/${label}.plist`, text }
+  return { path: `${launchdDirectory}/${denyLabel}.plist`, text }
 }
 
 function renderDaemon(spec: ServiceSpec): { path: string; text: string } {

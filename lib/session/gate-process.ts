@@ -67,12 +67,13 @@ export interface LazyGate extends GateProcess {
 }
 
 const readyTimeout = 15_000
-const gateMain =
+/** The gate's program: one file where the package has it. */
+export const gateMain =
   ['../bundle/gate.cjs', '../gate/main.js']
     .map((path) => fileURLToPath(new URL(path, import.meta.url)))
     .find((path) => existsSync(path)) ?? ''
 /** Installed as a dependency, its own dependencies may lie beside it. */
-const modulesRoot =
+export const modulesRoot =
   basename(dirname(packageRoot)) === 'node_modules' ? dirname(packageRoot) : packageRoot
 
 /** Spawns it; the promises of the result tell how far it is. */

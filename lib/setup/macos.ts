@@ -3,9 +3,9 @@
  * Invariant: the static deny is in force and read back before the job that repeats it at boot is installed.
  */
 import { realpathSync } from 'node:fs'
-import type { Backend } from '../backend/types.js'
+import type { PfBackend } from '../backend/pf/index.js'
 import { JailError } from '../errors.js'
-import { renderDenyDaemon } from '../service/launchd.js'
+import { denyLabel, renderDenyDaemon } from '../service/launchd.js'
 import type { System } from '../system/types.js'
 import type { Config } from './config.js'
 import type { SetupStep } from './setup.js'
@@ -13,7 +13,7 @@ import type { SetupStep } from './setup.js'
 export interface MacSetup {
   readonly system: System
   readonly config: Config
-  readonly backend: Backend
+  readonly backend: PfBackend
   readonly lock: <T>(work: () => Promise<T>) => Promise<T>
   /** Absolute paths of Node and of the agentjail program, for launchd. */
   readonly node: string
@@ -21,13 +21,12 @@ export interface MacSetup {
 }
 
 const launchctl = '/bin/launchctl'
-const label = 'org.agentjail.deny'
 
 export function macSetupSteps(setup: MacSetup): SetupStep[] {
   const { system, config, backend, lock, node, program } = setup
   const { path, text } = renderDenyDaemon(realpathSync(node), realpathSync(program))
   const isLoaded = async (): Promise<boolean> =>
-    (await system.run([launchctl, 'print', `system/${label}`])).code === 0
+    (await system.run([launchctl, 'print', `system/${denyLabel}`])).code === 0
   const directories = [config.stateDir, `${config.stateDir}/jails`, config.logDir]
   return [
     {
@@ -42,8 +41,7 @@ export function macSetupSteps(setup: MacSetup): SetupStep[] {
     {
       title: 'static deny',
       why: 'the reserved users have no network, whether a jail runs or not',
-      // Reads back what is loaded, and changes something only where it differs.
-      isDone: () => Promise.resolve(false),
+      isDone: async () => (await backend.denyProblem(config.uidRange)) === undefined,
       apply: () => lock(() => backend.ensureStaticDeny(config.uidRange)),
       lines: ['# anchor com.apple/agentjail: see agentjail plan'],
     },
@@ -52,12 +50,12 @@ export function macSetupSteps(setup: MacSetup): SetupStep[] {
       why: 'pf is off, and empty, after each restart',
       isDone: async () => (await system.readFile(path)) === text && (await isLoaded()),
       apply: async () => {
-        if (await isLoaded()) await system.run([launchctl, 'bootout', `system/${label}`])
+        if (await isLoaded()) await system.run([launchctl, 'bootout', `system/${denyLabel}`])
         await system.writeFile(path, text, 0o644)
         const { code, stderr } = await system.run([launchctl, 'bootstrap', 'system', path])
         if (code !== 0)
           throw new JailError('STATE', `launchd does not take ${path}: ${stderr.trim()}`, {
-            hint: `sudo launchctl enable system/${label}, then again`,
+            hint: `sudo launchctl enable system/${denyLabel}, then again`,
           })
       },
       lines: [`# ${path}: ${node} ${program} setup`, `launchctl bootstrap system ${path}`],

@@ -13,6 +13,8 @@ import { listedRedirects, listedRules, printRuleset } from './print.js'
 import { storeFile, type PfStore, type StoreFile } from './store.js'
 import type { PfRuleset } from './types.js'
 
+/** `pfctl -d` may come between taking the reference and looking. */
+const enableAttempts = 3
 const empty: PfRuleset = { tables: [], redirects: [], rules: [] }
 
 export class PfAnchor {
@@ -172,6 +174,15 @@ export class PfAnchor {
 
   /** One reference for all jails; taken anew where somebody's `pfctl -d` voided it. */
   async #ensureEnabled(store: PfStore): Promise<void> {
+    for (let attempt = 0; attempt < enableAttempts; attempt++)
+      if (await this.#enable(attempt === 0 ? store : await this.#store.read())) return
+    throw new JailError('VERIFY_FAILED', 'pf was enabled and is disabled', {
+      hint: 'another tool switches it off: find it with: sudo pfctl -s References',
+    })
+  }
+
+  /** False: somebody switched it off meanwhile. */
+  async #enable(store: PfStore): Promise<boolean> {
     const left = await this.pfctl.enabledBy(this.#journal)
     const held = store.token !== undefined && (await this.pfctl.tokens()).has(store.token)
     if (held && left !== undefined && left !== store.token) await this.pfctl.release(left)
@@ -185,10 +196,7 @@ export class PfAnchor {
       }
     }
     await this.#system.removeFile(this.#journal)
-    if (!(await this.pfctl.isEnabled()))
-      throw new JailError('VERIFY_FAILED', 'pf was enabled and is disabled', {
-        hint: 'another tool switches it off: find it with: sudo pfctl -s References',
-      })
+    return await this.pfctl.isEnabled()
   }
 
   async #release(store: PfStore): Promise<void> {

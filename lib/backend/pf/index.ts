@@ -27,7 +27,12 @@ export interface PfOptions {
   readonly warn?: (text: string) => void
 }
 
-export function pfBackend(options: PfOptions): Backend {
+export interface PfBackend extends Backend {
+  /** What keeps the deny of this range from being in force, in words; undefined: nothing. Changes nothing. */
+  denyProblem(range: UidRange): Promise<string | undefined>
+}
+
+export function pfBackend(options: PfOptions): PfBackend {
   const { system, stateDir, range, ownAddresses } = options
   const path = options.anchor ?? defaultAnchor
   if (!isAnchorPath(path))
@@ -36,13 +41,17 @@ export function pfBackend(options: PfOptions): Backend {
     })
   const warn = options.warn ?? (() => undefined)
   const anchor = new PfAnchor({ system, anchor: path, stateDir, range, ownAddresses, warn })
+  const denyProblem = async (wanted: UidRange): Promise<string | undefined> => {
+    const store = await anchor.read()
+    const isSame = store.range?.first === wanted.first && store.range.last === wanted.last
+    return isSame ? await anchor.difference(store) : 'it is not loaded'
+  }
   return {
     name: 'pf',
+    denyProblem,
     render: (plan) => renderPlan(plan, path),
     ensureStaticDeny: async (wanted) => {
-      const store = await anchor.read()
-      const same = store.range?.first === wanted.first && store.range.last === wanted.last
-      if (same && (await anchor.difference(store)) === undefined) return
+      if ((await denyProblem(wanted)) === undefined) return
       await anchor.change('opening', (before) => ({ ...before, range: wanted }))
     },
     open: async (plan) => {

@@ -7,11 +7,11 @@ import { fileURLToPath } from 'node:url'
 import { wantsColour } from '../../audit/palette.js'
 import { diagnose, renderDiagnoses } from '../../doctor/doctor.js'
 import { findBrokenPolicies } from '../../doctor/policies.js'
-import type { DoctorFacts } from '../../doctor/types.js'
+import type { Check, DoctorFacts } from '../../doctor/types.js'
 import { JailError, errorMessage } from '../../errors.js'
 import { packageRoot } from '../../session/host.js'
+import { openUpkeep } from '../../session/upkeep.js'
 import { defaultConfig, loadConfig } from '../../setup/config.js'
-import { realSystem } from '../../system/real.js'
 import { findTool, readDistro } from '../../system/tools.js'
 import type { CommandIo } from '../io.js'
 
@@ -29,8 +29,8 @@ export async function doctorCommand(args: DoctorArgs, io: CommandIo): Promise<nu
       hint: 'sudo agentjail doctor --fix',
     })
   }
-  const facts = await doctorFacts(isRoot)
-  const diagnoses = await diagnose(facts, { fix: args.fix })
+  const { facts, of } = await doctorFacts(isRoot)
+  const diagnoses = await diagnose(facts, { fix: args.fix, of })
   io.stdout.write(
     args.json
       ? `${JSON.stringify(diagnoses, undefined, 2)}\n`
@@ -39,15 +39,16 @@ export async function doctorCommand(args: DoctorArgs, io: CommandIo): Promise<nu
   return diagnoses.some(({ state }) => state === 'fail') ? 1 : 0
 }
 
-async function doctorFacts(isRoot: boolean): Promise<DoctorFacts> {
+async function doctorFacts(isRoot: boolean): Promise<{ facts: DoctorFacts; of: readonly Check[] }> {
   // A broken configuration must not keep the doctor from looking at the rest.
   let configProblem: string | undefined
   const config = await loadConfig().catch((error: unknown) => {
     configProblem = errorMessage(error)
     return defaultConfig
   })
-  return {
-    system: realSystem(),
+  const { system, checks } = await openUpkeep(config)
+  const facts: DoctorFacts = {
+    system,
     config,
     ...(configProblem !== undefined && { configProblem }),
     distro: readDistro(),
@@ -66,4 +67,5 @@ async function doctorFacts(isRoot: boolean): Promise<DoctorFacts> {
       if (code !== 0) throw new Error('not everything could be cleared: see agentjail gc')
     },
   }
+  return { facts, of: await checks() }
 }

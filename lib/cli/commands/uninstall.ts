@@ -4,9 +4,8 @@
 import { JailError } from '../../errors.js'
 import { withLock } from '../../session/lock.js'
 import { isAlive, openRegistry } from '../../session/registry.js'
+import { openUpkeep } from '../../session/upkeep.js'
 import { loadConfig } from '../../setup/config.js'
-import { uninstall } from '../../setup/uninstall.js'
-import { realSystem } from '../../system/real.js'
 import type { System } from '../../system/types.js'
 import type { CommandIo } from '../io.js'
 
@@ -22,12 +21,12 @@ export async function uninstallCommand(args: UninstallArgs, io: CommandIo): Prom
       hint: 'sudo agentjail uninstall',
     })
   }
-  const system = realSystem()
   const config = await loadConfig()
+  const { system, uninstall } = await openUpkeep(config)
   const say = (line: string): unknown => io.stdout.write(`${line}\n`)
   const remove = async (): Promise<void> => {
     await refuseWhileHeld(system, config.stateDir)
-    await uninstall({ system, config, purge: args.purge, say })
+    await uninstall({ purge: args.purge, say })
   }
   // Without a state directory nothing was ever set up or running here, and there is nothing to lock.
   if ((await system.lstat(config.stateDir)) === undefined) await remove()

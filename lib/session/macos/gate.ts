@@ -5,9 +5,14 @@
 import { spawn } from 'node:child_process'
 import { realpathSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { Argv } from '../../system/types.js'
-import { gateOver, type GateProcess, type ListenerSpec } from '../gate-process.js'
+import {
+  gateMain,
+  gateOver,
+  modulesRoot,
+  type GateProcess,
+  type ListenerSpec,
+} from '../gate-process.js'
 import { listenScript } from '../listen-script.js'
 
 export interface MacGateRequest {
@@ -17,9 +22,6 @@ export interface MacGateRequest {
   /** Absolute path; a test puts a modelled one in its place. */
   readonly sandboxExec?: string
 }
-
-const gateMain = fileURLToPath(new URL('../../gate/main.js', import.meta.url))
-const packageRoot = dirname(dirname(dirname(dirname(gateMain))))
 
 export function spawnMacGate(request: MacGateRequest): GateProcess {
   const [program, ...args] = macGateArgv(request)
@@ -64,7 +66,7 @@ function gateProfile(node: string): string {
     '(deny file-write*)',
     '(allow file-write* (literal "/dev/null"))',
     '(deny file-read* (subpath "/Users") (subpath "/Volumes") (subpath "/Library/Keychains"))',
-    `(allow file-read* (subpath ${quoted(packageRoot)}) (subpath ${quoted(dirname(dirname(node)))}))`,
+    `(allow file-read* (subpath ${quoted(modulesRoot)}) (subpath ${quoted(dirname(dirname(node)))}))`,
     '(allow file-read-metadata)',
     '(deny process-fork)',
     '(deny signal)',

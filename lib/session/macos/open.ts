@@ -2,7 +2,7 @@
  * The parts of a privileged command on macOS: every program has its one place, and belongs to the system.
  */
 import { existsSync } from 'node:fs'
-import { pfBackend } from '../../backend/pf/index.js'
+import { pfBackend, type PfBackend } from '../../backend/pf/index.js'
 import { JailError } from '../../errors.js'
 import { launchMac } from '../../launch/macos/launch.js'
 import type { Config } from '../../setup/config.js'
@@ -27,18 +27,24 @@ export const macTools = [
   '/usr/sbin/sysctl',
 ] as const
 
-/** Throws TOOL_MISSING. */
-export function openMac(base: System, config: Config): Context {
+/** What pf holds, and the system as macOS tells of it. Throws TOOL_MISSING. */
+export function macParts(base: System, config: Config): { system: System; backend: PfBackend } {
   const missing = macTools.find((path) => !existsSync(path))
   if (missing !== undefined)
     throw new JailError('TOOL_MISSING', `${missing} is missing, which macOS comes with`)
   const system = darwinSystem(base)
   const { stateDir, uidRange: range } = config
-  const registry = openRegistry(system, stateDir)
   const warn = (text: string): void => {
     process.stderr.write(`agentjail: ${text}\n`)
   }
   const backend = pfBackend({ system, stateDir, range, ownAddresses: hostAddresses, warn })
+  return { system, backend }
+}
+
+/** Throws TOOL_MISSING. */
+export function openMac(base: System, config: Config): Context & { readonly backend: PfBackend } {
+  const { system, backend } = macParts(base, config)
+  const registry = openRegistry(system, config.stateDir)
   const openGate = spawnMacGate
   const launch: Parameters<typeof macPlatform>[0]['launch'] = (request) =>
     launchMac(system, request)

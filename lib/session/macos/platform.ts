@@ -6,7 +6,6 @@ import { findMacAccount, listMacAccounts, removeMacAccount } from '../../account
 import type { AuditLog } from '../../audit/log.js'
 import { isCanonical } from '../../audit/terminal.js'
 import type { Backend } from '../../backend/types.js'
-import { JailError } from '../../errors.js'
 import { type MacLaunchRequest } from '../../launch/macos/launch.js'
 import { takeBackShares } from '../../launch/macos/workspace.js'
 import type { Running } from '../../launch/types.js'
@@ -47,12 +46,11 @@ export function macPlatform(parts: MacPlatformParts): Platform {
       return 'uid'
     },
     makeWarden: (plan, facts, events) => macWarden(parts, plan, facts, events),
-    join: () =>
-      Promise.reject(
-        new JailError('PLATFORM', 'a running jail cannot be joined on macOS', {
-          hint: 'run the command in a jail of its own: leave --join away',
-        }),
-      ),
+    join: async (jail, command, signals) => {
+      const { joinMac } = await import('./join.js')
+      const { registry, launch } = parts
+      return await joinMac({ registry, stateDir: config.stateDir, launch }, jail, command, signals)
+    },
     cleanLaunch: async ({ name }) => {
       await takeBackShares(system, sharePath(config.stateDir, name))
       for (const path of Object.values(caPaths(config.stateDir, name)))

@@ -33,6 +33,7 @@ import { replan } from '../replan.js'
 import { Undo } from '../undo.js'
 import { watch, type Watch } from '../watch.js'
 import type { MacGateRequest } from './gate.js'
+import { joinable } from './join.js'
 
 /** What a session is made of; tests put a modelled Mac in its place. */
 export interface MacParts {
@@ -90,6 +91,8 @@ export class MacWarden {
   #entry: RegistryEntry | undefined
   #hold: NetworkHold | undefined
   #gate: GateProcess | undefined
+  /** As its command was launched: a further one is launched the same. */
+  #request: MacLaunchRequest | undefined
   #policy: GatePolicy
   #serial = 0
   constructor(parts: MacParts, plan: Plan, facts: Facts, events: MacEvents) {
@@ -112,7 +115,9 @@ export class MacWarden {
       notices,
       reload: (policy) => this.reload(policy),
       join: () => {
-        throw new JailError('PLATFORM', 'a running jail cannot be joined on macOS')
+        this.#command.live()
+        if (this.#request === undefined) throw new Error('there is no launch yet')
+        return joinable(this.#request)
       },
     })
   }
@@ -277,7 +282,7 @@ export class MacWarden {
       if (line !== undefined) throw new JailError('STATE', line)
     })
     this.#undo.push('end the command', 'processes', () => this.#endCommand())
-    const running = await this.#parts.launch({
+    const request: MacLaunchRequest = {
       spec,
       ...(proxy === undefined ? {} : { proxy: { port: proxy.actual, token: this.#token } }),
       ...(own === undefined ? {} : { ca: own }),
@@ -294,7 +299,9 @@ export class MacWarden {
       loopback: { connect: network.loopbackConnect, listen: network.loopbackListen },
       transparent: policy.transparent,
       hidden: [settings.stateDir, settings.logDir],
-    })
+    }
+    const running = await this.#parts.launch(request)
+    this.#request = request
     this.#command.attach(running)
     if (policy.transparent)
       this.#events.onNotice(

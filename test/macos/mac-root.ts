@@ -1,0 +1,164 @@
+/**
+ * agentjail's own command line on a modelled Mac: a root directory whose programs of macOS are the model's, real files,
+ * real processes, the real gate. The model's state lives here, where a test looks at it and does what other tools do.
+ * Needs root, in namespaces of its own: the machine's files, accounts and network stay as they are.
+ */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { createServer, type Server } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Profile } from './model/sbpl.js'
+import { answer, freshMac, type Answer, type MacState } from './model/state.js'
+import { places, runTool } from './model/tools.js'
+
+const repository = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '')
+const program = '/srv/repository/dist/bin/agentjail.cjs'
+/** The machine's own do the same: agentjail asks them what Linux's can answer, too. */
+const real = new Set([
+  '/usr/bin/perl',
+  '/bin/ps',
+  '/usr/bin/sudo',
+  '/usr/bin/id',
+  '/usr/bin/sandbox-exec',
+])
+const patience = 60_000
+
+export interface Ended {
+  readonly code: number | null
+  readonly signal: NodeJS.Signals | null
+  readonly stdout: string
+  readonly stderr: string
+}
+
+export class MacRoot {
+  readonly state: MacState = freshMac()
+  readonly #dir: string
+  readonly #server: Server
+  readonly #holder: ChildProcess
+
+  private constructor(dir: string) {
+    this.#dir = dir
+    this.#server = createServer({ allowHalfOpen: true }, (socket) => {
+      let asked = ''
+      socket.setEncoding('utf8').on('data', (text: string) => (asked += text))
+      socket.on('error', () => undefined)
+      socket.on('end', () => {
+        const at = asked.indexOf('\0\0')
+        const { code, stdout, stderr } = this.#answer(
+          asked.slice(0, at).split('\0'),
+          asked.slice(at + 2),
+        )
+        socket.end(`${String(code)} ${String(stdout.length)}\n${stdout}${stderr}`)
+      })
+    })
+    const fakes = [...places.values(), '/usr/bin/sw_vers'].filter((path) => !real.has(path))
+    const argv = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--', '/usr/bin/perl']
+    const script = join(repository, 'test/macos/model/root.pl')
+    const args = [...argv, script, join(dir, 'root'), join(dir, 'socket'), repository, ...fakes]
+    this.#holder = spawn('/usr/bin/unshare', args, { stdio: ['ignore', 'pipe', 'inherit'] })
+  }
+
+  static async open(): Promise<MacRoot> {
+    const dir = mkdtempSync(join(tmpdir(), 'agentjail-macroot-'))
+    for (const name of ['root', 'socket']) mkdirSync(join(dir, name), { mode: 0o755 })
+    const mac = new MacRoot(dir)
+    mac.#server.listen(join(dir, 'socket', 'socket'))
+    if (mac.#holder.stdout !== null) await once(mac.#holder.stdout, 'data')
+    return mac
+  }
+
+  close(): void {
+    this.#holder.kill('SIGKILL')
+    this.#server.close()
+    rmSync(this.#dir, { recursive: true })
+  }
+
+  /** Any program, as root, within. */
+  start(argv: readonly string[], env: Readonly<Record<string, string>> = {}): ChildProcess {
+    // unshare forks: the namespaces are those of its child.
+    const pid = String(this.#holder.pid)
+    const inside = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
+    const enter = ['--target', inside, '--mount', '--net', '--pid', '--wdns=/Users/Shared', '--']
+    return spawn('/usr/bin/nsenter', [...enter, ...argv], {
+      env: { PATH: '/usr/bin:/bin:/usr/sbin:/sbin', SUDO_UID: '501', SUDO_GID: '20', ...env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+  }
+
+  async run(argv: readonly string[]): Promise<Ended> {
+    return await ended(this.start(argv))
+  }
+
+  /** `agentjail ARGS`. */
+  async jail(...args: string[]): Promise<Ended> {
+    return await ended(this.startJail(...args))
+  }
+
+  startJail(...args: string[]): ChildProcess {
+    return this.start([process.execPath, '--require', '/srv/darwin.cjs', program, ...args])
+  }
+
+  async write(path: string, text: string): Promise<void> {
+    const script = 'open my $f, ">", shift or die "$!\\n"; print $f shift; close $f'
+    const { code, stderr } = await this.run(['/usr/bin/perl', '-e', script, path, text])
+    if (code !== 0) throw new Error(stderr)
+  }
+
+  #answer(argv: readonly string[], input: string): Answer {
+    const [name = '', ...args] = argv
+    if (name === '/usr/bin/sw_vers') return answer(0, '15.4\n')
+    if (name === '/bin/launchctl' && args[0] === 'asuser') return this.#launch(args.slice(1))
+    if (name === '/bin/launchctl' && args[0] === 'bootstrap') this.#look(args[2] ?? '')
+    return runTool(this.state, argv, input)
+  }
+
+  /** launchd reads the file itself. */
+  #look(path: string): void {
+    const pid = String(this.#holder.pid)
+    const inside = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
+    const text = readFileSync(`/proc/${inside}/root${path}`, 'utf8')
+    this.state.files[path] = { kind: 'file', text, mode: 0o644, uid: 0, gid: 0 }
+  }
+
+  #launch([uid = '', sudo, ...rest]: readonly string[]): Answer {
+    const at = rest.indexOf('--')
+    const options = rest.slice(0, at)
+    const name = options[options.indexOf('-u') + 1] ?? ''
+    const user = this.state.users[name]
+    if (sudo !== '/usr/bin/sudo' || at === -1 || !options.includes('-n'))
+      return answer(1, '', 'sudo: a password is required\n')
+    if (user === undefined) return answer(1, '', `sudo: unknown user ${name}\n`)
+    if (user['UniqueID']?.[0] !== uid) return answer(1, '', `launchctl: no domain of ${uid}\n`)
+    const [sandbox, p, profile = ''] = rest.slice(at + 1)
+    if (sandbox !== '/usr/bin/sandbox-exec' || p !== '-p') return answer(64, '', 'usage\n')
+    try {
+      new Profile(profile)
+    } catch (error) {
+      return answer(65, '', `sandbox-exec: ${String(error)}\n`)
+    }
+    return answer(0, `${uid}\n${name}\n${user['NFSHomeDirectory']?.[0] ?? '/'}\n`)
+  }
+}
+
+export async function ended(child: ChildProcess): Promise<Ended> {
+  let stdout = ''
+  let stderr = ''
+  child.stdout?.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  const timer = setTimeout(() => child.kill('SIGKILL'), patience)
+  const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
+  clearTimeout(timer)
+  return { code, signal, stdout, stderr }
+}
+
+/** Resolves when `isTrue` does; throws after a minute. */
+export async function until(what: string, isTrue: () => boolean | Promise<boolean>): Promise<void> {
+  const end = Date.now() + patience
+  while (!(await isTrue())) {
+    if (Date.now() > end) throw new Error(`never: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
+}
