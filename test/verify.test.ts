@@ -120,6 +120,27 @@ t.test('the table', async (t) => {
   t.notMatch(text, /[^\n -~]/)
 })
 
+/** `FILE` _title_, _title_; in the cells of tables. */
+t.test('every test that the docs name is there', async (t) => {
+  let tests = 0
+  for (const name of ['security', 'escapes']) {
+    const text = readFileSync(join(root, `docs/${name}.md`), 'utf8').replaceAll('\\_', '\u0000')
+    for (const cell of text.split('|')) {
+      for (const [, file = '', titles = ''] of cell.matchAll(
+        /`((?:system\/)?[a-z-]+\.test\.ts)`((?:,? _[^_]+_)*)/g,
+      )) {
+        const source = readFileSync(join(root, 'test', file), 'utf8').replaceAll("\\'", "'")
+        for (const [, title = ''] of titles.matchAll(/_([^_]+)_/g)) {
+          tests++
+          const wanted = title.replaceAll('\u0000', '_')
+          t.ok(source.includes(wanted), `${name}.md: ${file}: ${wanted}`)
+        }
+      }
+    }
+  }
+  t.ok(tests > 50, `${tests} of them`)
+})
+
 t.test('the docs', async (t) => {
   const issues = readFileSync(join(root, 'docs/known-issues.md'), 'utf8')
   for (const id of documented.uid) t.ok(issues.includes(`\`${id}\``), id)

@@ -28,7 +28,9 @@ const say = (id: string, open: boolean | null, why: string): void => {
   const line: InsideLine = { id, open, why: why.slice(0, 200) }
   writeSync(1, `${JSON.stringify(line)}\n`)
 }
-const textOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+/** Without the path that a file's error ends in. */
+const textOf = (error: unknown): string =>
+  (error instanceof Error ? error.message : String(error)).replace(/, [a-z]+ '.*$/, '')
 
 /** Runs one probe; what it throws is the reason why it is closed. */
 const attempt = async (id: string, run: () => unknown): Promise<void> => {
@@ -131,13 +133,13 @@ const byPerl = async (id: string, script: string, ...args: string[]): Promise<vo
   }
 }
 const sendByPerl = (id: string, script: string, ...args: string[]): Promise<void> =>
-  send(id, () => perl(script, ...args))
+  send(id, async () => (await perl(script, ...args)).replace(/^none /, ''))
 
 const output = (program: string, args: readonly string[]): Promise<string> =>
   new Promise((resolve, reject) => {
-    execFile(program, args, { timeout: 5_000 }, (error, stdout) => {
+    execFile(program, args, { timeout: 5_000 }, (error, stdout, stderr) => {
       if (error === null) resolve(stdout)
-      else reject(new Error(textOf(error).split('\n').slice(0, 2).join(' ')))
+      else reject(new Error(stderr.trim().split('\n').at(-1) || textOf(error)))
     })
   })
 
@@ -365,7 +367,7 @@ const processes = async (): Promise<void> => {
 
 /** Writes to the results long after this program's end, if it lives. */
 const leaveBehind = (): void => {
-  const script = `close STDIN; syscall($ARGV[0]); for (1 .. 300) { syswrite STDOUT, "left\\n"; select undef, undef, undef, 0.02 }`
+  const script = `close STDIN; syscall($ARGV[0]); for (1 .. 1500) { syswrite STDOUT, "left\\n"; select undef, undef, undef, 0.02 }`
   const setsid = process.arch === 'arm64' ? '157' : '112'
   spawn('perl', ['-e', script, setsid], { stdio: ['ignore', 'inherit', 'ignore'], detached: true })
     .on('error', () => undefined)

@@ -15,6 +15,7 @@ import { elevate } from '../../session/elevate.js'
 import { callerIdentity, hostAddresses, hostName, jailGroups } from '../../session/host.js'
 import type { Ending } from '../../launch/types.js'
 import { failures } from '../../verify/judge.js'
+import { probes } from '../../verify/probes.js'
 import { renderFindings } from '../../verify/report.js'
 import { verify } from '../../verify/verify.js'
 import type { CommandIo } from '../io.js'
@@ -42,6 +43,9 @@ export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<En
   const { system, config } = context
   const isolation = args.isolation ?? policy.isolation
   const jail = parseJailName('verify')
+  if (io.stderr.isTTY === true && !args.json) {
+    io.stderr.write(`agentjail: trying ${probes.length} ways out of a jail, for some seconds\n`)
+  }
   const findings = await verify(context, {
     policy,
     without,
