@@ -161,6 +161,24 @@ t.test('rules and access', async (t) => {
   }
 })
 
+t.test('a refused client is told what the policy would need', async (t) => {
+  const rules = [{ method: 'GET', path: '/v1/models' }]
+  const stage = await openStage({
+    grants: [grant({ rules, credential: 'k' })],
+    credentials: [pin()],
+  })
+  const headers = { authorization: `Bearer ${key}` }
+  const told = async (request: Ask) =>
+    JSON.parse((await ask(stage, request)).body) as Record<string, unknown>
+  const path = await told({ path: '/v1/files', headers })
+  t.match(path, { reason: 'path-not-granted', policy: { yaml: /GET.*\/v1\/files/ } })
+  const missing = await told({ path: '/v1/models' })
+  t.match(missing, { reason: 'credential-missing', advice: /the key that the policy names/ })
+  const leak = await told({ path: `/v1/${key}`, headers })
+  t.notMatch(JSON.stringify(leak), key, 'and no key')
+  await stage.close()
+})
+
 t.test('events arrive one by one, over both versions', async (t) => {
   for (const version of ['1', '2']) {
     let next: (() => void) | undefined

@@ -3,16 +3,22 @@
  * Invariant: no secret of the request or the policy is in it.
  */
 import { reasons } from '../../audit/record.js'
+import type { Remedy } from '../../audit/remedy.js'
 import type { Client } from './client.js'
 import type { Denial, Field, Place } from './message.js'
 
 /** Answers a denial and ends the exchange; cuts it where the response had begun. */
-export function answerDenial(client: Client, place: Place | undefined, denial: Denial): void {
+export function answerDenial(
+  client: Client,
+  place: Place | undefined,
+  denial: Denial,
+  remedy: Remedy,
+): void {
   if (client.isBegun()) {
     client.cut()
     return
   }
-  const text = `${JSON.stringify(explain(client, place, denial), null, 2)}\n`
+  const text = `${JSON.stringify(explain(client, place, denial, remedy), null, 2)}\n`
   const fields: Field[] = [
     ['content-type', 'application/json'],
     ['content-length', String(Buffer.byteLength(text))],
@@ -27,7 +33,12 @@ export function answerDenial(client: Client, place: Place | undefined, denial: D
   out.end(client.head.method === 'HEAD' ? undefined : text)
 }
 
-function explain(client: Client, place: Place | undefined, denial: Denial): object {
+function explain(
+  client: Client,
+  place: Place | undefined,
+  denial: Denial,
+  { yaml, under, advice }: Remedy,
+): object {
   const words = reasons[denial.reason]
   return {
     agentjail: 'denied',
@@ -37,6 +48,8 @@ function explain(client: Client, place: Place | undefined, denial: Denial): obje
     error: { type: 'agentjail_denied', code: denial.reason, message: `agentjail: ${words}` },
     ...(place === undefined ? {} : { host: place.name, port: place.port }),
     method: client.head.method,
-    ...(denial.hint === undefined ? {} : { allow: denial.hint }),
+    // For whoever reads the command's output: only the policy's owner can write it there.
+    ...(yaml === undefined ? {} : { policy: { under, yaml } }),
+    ...(advice === undefined ? {} : { advice }),
   }
 }

@@ -36,8 +36,6 @@ export interface Denial {
   readonly grant?: Grant
   /** For the log: what was seen. Never a secret. */
   readonly detail?: string
-  /** A policy fragment that would allow it, where there is one. */
-  readonly hint?: string
   /** Ask the client for Basic credentials instead of refusing for good (git asks so first). */
   readonly challenge?: boolean
 }
