@@ -30,7 +30,9 @@ const say = (id: string, open: boolean | null, why: string): void => {
 }
 /** Without the path that a file's error ends in. */
 const textOf = (error: unknown): string =>
-  (error instanceof Error ? error.message : String(error)).replace(/, [a-z]+ '.*$/, '')
+  (error instanceof Error ? error.message : String(error))
+    .replace(/, [a-z]+ '.*$/, '')
+    .replaceAll('\0', '@')
 
 /** Runs one probe; what it throws is the reason why it is closed. */
 const attempt = async (id: string, run: () => unknown): Promise<void> => {
