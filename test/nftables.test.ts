@@ -34,6 +34,7 @@ const tools = {
   ip: '/sbin/ip',
   unshare: '/usr/bin/unshare',
   nsenter: '/usr/bin/nsenter',
+  perl: '/usr/bin/perl',
 }
 const backend = nftablesBackend({ system: realSystem(), tools, stateDir: '/nonexistent' })
 

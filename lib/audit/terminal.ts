@@ -11,7 +11,8 @@ import type { System } from '../system/types.js'
  * @param stty absolute path of stty(1)
  */
 export async function isTerminalBusy(system: Pick<System, 'run'>, stty: string): Promise<boolean> {
-  const { code, stdout } = await system.run([stty, '-F', '/dev/tty', '-a'], { timeout: 1_000 })
+  const options = { timeout: 1_000, onTerminal: true }
+  const { code, stdout } = await system.run([stty, '-F', '/dev/tty', '-a'], options)
   return code !== 0 || !isCanonical(stdout)
 }
 

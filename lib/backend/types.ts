@@ -75,6 +75,11 @@ export interface Pin {
   readonly seconds: number
 }
 
+/** Listens for changes of what holds a jail. */
+export interface RuleMonitor {
+  stop(): void
+}
+
 /** The network of one running jail. */
 export interface NetworkHold {
   /** For the launcher to join; absent where the jail stays on the host's network. */
@@ -91,10 +96,14 @@ export interface NetworkHold {
   /** Applies another plan in one transaction; withdrawn destinations are closed when it resolves. */
   /** `ports`: all of the gate's, where the plan needs more than before; absent: as they were. */
   update(plan: NetworkPlan, ports?: readonly GatePort[]): Promise<void>
-  /** What the kernel refused since the last call. */
-  denials(): Promise<readonly Decision[]>
+  /** What the kernel refused since the last call; `isLast`: no other follows, nothing is put off. */
+  denials(isLast?: boolean): Promise<readonly Decision[]>
   /** True when everything installed still reads back as written. */
   intact(): Promise<boolean>
+  /** As `intact`, but only what is cheap to look at. Absent: `intact` is. */
+  glance?(): Promise<boolean>
+  /** Hears of changes as they happen. Absent: they are looked for. Throws where it cannot be started. */
+  monitor?(onChange: () => void, onEnd: () => void): RuleMonitor
   /** Puts back what is missing; throws when that fails. */
   restore(): Promise<void>
   /** Rules out. Only after no process of the uid lives. */
@@ -107,6 +116,8 @@ export interface Backend {
   render(plan: NetworkPlan): readonly RenderedRules[]
   /** The deny of the whole reserved range: installed if absent, read back always. */
   ensureStaticDeny(range: UidRange): Promise<void>
+  /** As a hold's, for the static deny. */
+  monitorStaticDeny?(onChange: () => void, onEnd: () => void): RuleMonitor
   open(plan: NetworkPlan): Promise<NetworkHold>
   /** Removes what a jail that no longer runs left behind. Idempotent. */
   collect(jail: {

@@ -46,9 +46,9 @@ export class Ledger {
   }
 
   /** Takes what the kernel refused since the last time. */
-  async read(hold: Pick<NetworkHold, 'denials'> | undefined): Promise<void> {
+  async read(hold: Pick<NetworkHold, 'denials'> | undefined, isLast = false): Promise<void> {
     try {
-      const denials = (await hold?.denials()) ?? []
+      const denials = (await hold?.denials(isLast)) ?? []
       if (denials.length > 0) await delay(gatePatience)
       this.#record(denials)
     } catch {

@@ -3,16 +3,15 @@
  * Invariant: in `uid` isolation what is missing is restored or the command ended; in `namespace` the host's firewall
  * does not hold the jail, and only the second line, the static deny, is looked at.
  */
-import type { NetworkHold } from '../backend/types.js'
-import type { NetworkPlan } from '../backend/types.js'
+import type { NetworkHold, NetworkPlan } from '../backend/types.js'
 import type { LinuxContext } from './context.js'
 import type { HeldCommand } from './held-command.js'
 import { withLock } from './lock.js'
 import { watch } from './watch.js'
 import type { Watch, Watched } from './watch.js'
 
-/** Milliseconds between looks. */
-const watchInterval = { uid: 400, namespace: 5_000 } as const
+/** Milliseconds between looks where changes are not heard of. */
+const watchInterval = { uid: 400, namespace: 900 } as const
 
 export interface WatchedJail {
   readonly context: LinuxContext
@@ -40,6 +39,8 @@ export function watchJail(jail: WatchedJail): Watch {
 function rulesOf({ context, hold }: WatchedJail): Watched {
   return {
     intact: () => hold.intact(),
+    ...(hold.glance === undefined ? {} : { glance: hold.glance.bind(hold) }),
+    ...(hold.monitor === undefined ? {} : { monitor: hold.monitor.bind(hold) }),
     restore: () => withLock(context.config.stateDir, () => hold.restore()),
   }
 }
@@ -50,6 +51,9 @@ function staticDeny({ backend, config }: LinuxContext): Watched {
       await backend.ensureStaticDeny(config.uidRange)
       return true
     },
+    ...(backend.monitorStaticDeny === undefined
+      ? {}
+      : { monitor: backend.monitorStaticDeny.bind(backend) }),
     restore: () => Promise.resolve(),
   }
 }

@@ -228,7 +228,7 @@ export class Warden {
       clearInterval(denials)
       clearTimeout(time)
       await watched.stop()
-      await this.#ledger.read(hold)
+      await this.#ledger.read(hold, true)
       for (const limit of await running.limitsHit()) this.#events.onNotice(limit)
     }
   }

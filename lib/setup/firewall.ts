@@ -61,12 +61,13 @@ function nftables({ system, config }: Machine, find: (name: string) => Found): S
         : 'nft is not installed'
     },
     ensureDeny: async () => {
-      const found = findTools(['nft', 'ip', 'unshare', 'nsenter'])
+      const found = findTools(['nft', 'ip', 'unshare', 'nsenter', 'perl'])
       const tools = {
         nft: found.get('nft'),
         ip: found.get('ip'),
         unshare: found.get('unshare'),
         nsenter: found.get('nsenter'),
+        perl: found.get('perl'),
       }
       await nftablesBackend({ system, tools, stateDir }).ensureStaticDeny(range)
     },

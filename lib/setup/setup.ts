@@ -89,12 +89,12 @@ function packagesStep({ system, distro }: SetupContext, tools: readonly string[]
         })
       }
       const env = { DEBIAN_FRONTEND: 'noninteractive' }
-      const run = () =>
-        system.run([manager.path, ...argv.slice(1)], { timeout: installTimeout, env })
+      const options = { timeout: installTimeout, env, onTerminal: true }
+      const run = () => system.run([manager.path, ...argv.slice(1)], options)
       let result = await run()
       if (result.code !== 0 && distro.manager === 'apt') {
         // A fresh image has no package lists, and old lists name packages that are gone.
-        await system.run([manager.path, 'update'], { timeout: installTimeout, env })
+        await system.run([manager.path, 'update'], options)
         result = await run()
       }
       const still = missingTools()

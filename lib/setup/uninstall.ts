@@ -135,7 +135,7 @@ async function removeNftables(system: System, config: Config): Promise<boolean> 
   if (nft.state !== 'found') return false
   const { stdout } = await system.run([nft.path, 'list', 'tables', 'inet'])
   if (!/^table inet agentjail/m.test(stdout)) return false
-  const tools = { nft: nft.path, ip: '', unshare: '', nsenter: '' }
+  const tools = { nft: nft.path, ip: '', unshare: '', nsenter: '', perl: '' }
   await nftablesBackend({ system, tools, stateDir: config.stateDir }).uninstall()
   return true
 }

@@ -102,6 +102,8 @@ async function runCommand(argv: Argv, options: RunOptions = {}): Promise<Command
       env: { ...cleanEnvironment, ...options.env },
       cwd: '/',
       stdio: ['pipe', 'pipe', 'pipe'],
+      // What the terminal sends to the command's group would end a change half-way.
+      detached: options.onTerminal !== true,
     })
     if (!hasPipes(child)) {
       child.on('error', (error) => {
@@ -158,6 +160,8 @@ function openSession(argv: Argv): Session {
     env: sessionEnvironment,
     cwd: '/',
     stdio: ['pipe', 'pipe', 'pipe'],
+    // A Ctrl-C is for the command.
+    detached: true,
   })
   child.on('error', () => undefined)
   if (!hasPipes(child)) throw cannotRun(program, new Error('no descriptor is free for it'))

@@ -17,6 +17,8 @@ export interface RunOptions {
   /** Milliseconds; default 10,000. */
   readonly timeout?: number
   readonly env?: Readonly<Record<string, string>>
+  /** It belongs to the terminal: asks it, and a Ctrl-C there is for it too. Else it has a session of its own. */
+  readonly onTerminal?: boolean
 }
 
 /** A long-lived child that answers to lines on its standard input. */

@@ -4,7 +4,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { damage, denyLine, tool } from '../lab/firewall.js'
+import { damage, denyLine, firewall, tool } from '../lab/firewall.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import { agentjailPath } from '../lab/paths.js'
 import {
@@ -116,6 +116,26 @@ const wardenStopped = async (t: Test, bench: Bench) => {
   // The program that started it in the lab may end before it.
   await eventually(() => bench.lab.processes().every(({ command }) => !command.includes('faults')))
   await nothingLeft(t, bench.lab, 'warden stopped and continued')
+}
+
+/** A Ctrl-C is the command's, which may go on: nothing that holds the jail takes it for its own. */
+const interrupted = async (t: Test, { lab, prefix }: Bench) => {
+  const taking = `$SIG{INT} = sub { print "taken\\n" }; $| = 1; print "started\\n"; sleep 1 while 1`
+  const argv = [...prefix, '--', 'perl', '-e', taking]
+  const jail = lab.spawnAgentjail(argv, { tty: true, timeout: 60_000, cwd })
+  await jail.until(/started/, 20_000)
+  const holders = () => lab.processes().filter(({ command }) => /^\S*nft .*-i/.test(command))
+  const before = holders()
+  t.equal(before.length > 0, firewall === 'nftables', 'nft holds it')
+  jail.write('\u0003')
+  await jail.until(/taken/)
+  // As long as a watch needs to see it.
+  await sleep(1000)
+  t.same(holders(), before, 'the same still do')
+  t.notMatch(jail.stdout(), /restored/, 'and nothing had to be restored')
+  t.equal((await lab.agentjail(['stop', 'faults'])).code, 0)
+  await jail.ended
+  await nothingLeft(t, lab, 'interrupted')
 }
 
 const damages: [name: string, argv: readonly string[]][] = [
@@ -321,6 +341,7 @@ for (const isolation of isolations) {
     const cases = {
       'kill -9 of the warden': wardenKilled,
       'kill -9 of the gate': gateKilled,
+      'Ctrl-C': interrupted,
       'SIGSTOP of the warden': wardenStopped,
       ...(isolation === 'uid'
         ? { 'damaged rules': rulesDamaged }

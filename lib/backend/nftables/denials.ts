@@ -3,18 +3,24 @@
  * Invariant: counters only grow here; an element that vanished (its time ran out) was read before, once a second.
  */
 import type { Decision } from '../../audit/record.js'
-import { deniedSet } from './tables.js'
+import { deniedSet, deniedSize } from './tables.js'
 import { listedItems } from './readback.js'
 
 /** Turns successive listings of a jail's denied sets into decisions with counts. */
 export class DenialReader {
   readonly #seen = new Map<string, number>()
   readonly #suffix: string
+  #isFull = false
   readonly #overflow: string
 
   constructor(suffix: string, overflow: string) {
     this.#suffix = suffix
     this.#overflow = overflow
+  }
+
+  /** A set was full at some reading: from then on the overflow may count. */
+  get isFull(): boolean {
+    return this.#isFull
   }
 
   /** `listing` is `nft -j list table` or of single sets. */
@@ -36,6 +42,7 @@ export class DenialReader {
       .flatMap((family) => (['port', 'other'] as const).map((kind) => ({ family, kind })))
       .find(({ family, kind }) => deniedSet(family, kind, this.#suffix) === name)
     if (match === undefined || !Array.isArray(set['elem'])) return []
+    this.#isFull ||= set['elem'].length >= deniedSize
     return set['elem'].flatMap((one: unknown): Decision[] => {
       const elem = record(record(one)?.['elem'])
       const key = record(elem?.['val'])?.['concat']

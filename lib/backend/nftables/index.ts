@@ -3,14 +3,15 @@
  * Invariant: see `Backend.open`; every change that others share is made by a caller that holds the lock.
  */
 import { JailError } from '../../errors.js'
-import type { System } from '../../system/types.js'
+import type { CommandResult, System } from '../../system/types.js'
 import { endGuard, guardPlace } from '../guard.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
 import { guardLook } from './guard.js'
 import { loopbackRoutes, openNamespace } from './namespace.js'
 import type { NamespaceTools } from './namespace.js'
 import { printTable } from './print.js'
-import { findDifference, listedItems } from './readback.js'
+import { openMonitor } from './monitor.js'
+import { bodyOf, findDifference, listedItems } from './readback.js'
 import { removalOf } from './removal.js'
 import {
   guardTable,
@@ -20,6 +21,7 @@ import {
   tableName,
   uidBase,
   uidJail,
+  jailNames,
 } from './tables.js'
 import { openUid } from './uid.js'
 
@@ -28,6 +30,13 @@ export interface NftablesOptions {
   readonly tools: NamespaceTools
   /** Root-owned directory, e.g. /run/agentjail. */
   readonly stateDir: string
+}
+
+const emptyAnswers = 5
+const jailChains = jailNames('').chain
+
+function refused(stderr: string): JailError {
+  return new JailError('BACKEND', `nft refused: ${stderr.split('\n', 1)[0] ?? ''}`)
 }
 
 /** The text that loads the static deny, for `nft -f`: idempotent, replaces what is there in one transaction. */
@@ -39,16 +48,32 @@ export function renderStaticDeny(range: UidRange): string {
 export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): Backend {
   const guard = guardPlace(stateDir)
 
+  /** A table that goes while nft reads it can leave its answer empty, and its exit code 0: then it is asked again. */
+  const ask = async (words: readonly string[]): Promise<CommandResult> => {
+    for (let tries = 1; ; tries++) {
+      const result = await system.run([tools.nft, '-j', ...words])
+      if (result.code !== 0 || result.stdout !== '') return result
+      if (tries === emptyAnswers) throw new JailError('BACKEND', 'nft gave no answer')
+    }
+  }
   const list = async (table: string): Promise<unknown> => {
-    const result = await system.run([tools.nft, '-j', 'list', 'table', 'inet', table])
+    const result = await ask(['list', 'table', 'inet', table])
     if (result.code === 0) return JSON.parse(result.stdout) as unknown
     if (result.stderr.includes('No such file')) return undefined
-    throw new JailError('BACKEND', `nft refused: ${result.stderr.split('\n', 1)[0] ?? ''}`)
+    throw refused(result.stderr)
+  }
+  /** Names of the chains of the table that jails share; none: there is no such table. */
+  const uidChains = async (): Promise<string[]> => {
+    const result = await ask(['list', 'chains', 'inet'])
+    if (result.code !== 0) throw refused(result.stderr)
+    return (listedItems(JSON.parse(result.stdout)) ?? []).flatMap((item) => {
+      const { table, name } = bodyOf(item)
+      return 'chain' in item && table === tableName.uid && typeof name === 'string' ? [name] : []
+    })
   }
   const load = async (commands: readonly string[]): Promise<void> => {
     const result = await system.run([tools.nft, '-f', '-'], { input: `${commands.join('\n')}\n` })
-    if (result.code !== 0)
-      throw new JailError('BACKEND', `nft refused: ${result.stderr.split('\n', 1)[0] ?? ''}`)
+    if (result.code !== 0) throw refused(result.stderr)
   }
 
   return {
@@ -62,21 +87,24 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
       if (difference !== undefined)
         throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
     },
+    monitorStaticDeny: (onChange, onEnd) =>
+      openMonitor(system, tools.perl, { tables: [tableName.static] }, onChange, onEnd),
     open: (plan) =>
       plan.isolation === 'namespace'
         ? Promise.resolve(openNamespace(system, tools, plan))
-        : Promise.resolve(openUid(system, { nft: tools.nft, guard, list }, plan)),
+        : Promise.resolve(openUid(system, { nft: tools.nft, perl: tools.perl, guard, list }, plan)),
     collect: async ({ name, uid, isolation }) => {
       if (isolation === 'namespace') return
-      const listing = await list(tableName.uid)
-      if (listing === undefined) {
-        await endGuard(system, guard, guardLook(list))
-        return
+      // Names alone first: with many jails the table itself is long.
+      const chains = await uidChains()
+      const { chain, nat } = jailNames(name)
+      if (chains.includes(chain) || chains.includes(nat)) {
+        const stale = removalOf(name, uid, await list(tableName.uid))
+        if (stale.length > 0) await load(stale)
       }
-      const stale = removalOf(name, uid, listing)
-      if (stale.length > 0) await load(stale)
-      if (hasJails(await list(tableName.uid))) return
-      await load([`delete table inet ${tableName.uid}`])
+      if ((await uidChains()).some((each) => each.startsWith(jailChains))) return
+      if ((await list(tableName.uid)) !== undefined)
+        await load([`delete table inet ${tableName.uid}`])
       await endGuard(system, guard, guardLook(list))
     },
     uninstall: async () => {
@@ -86,18 +114,6 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
       }
     },
   }
-}
-
-function hasJails(listing: unknown): boolean {
-  return (listedItems(listing) ?? []).some((item) => {
-    const chain = item['chain']
-    return (
-      typeof chain === 'object' &&
-      chain !== null &&
-      'name' in chain &&
-      String(chain.name).startsWith('jail_')
-    )
-  })
 }
 
 /** Exactly what `open` loads; the gate's loopback ports are known only at run time and shown from 40000 up. */

@@ -15,6 +15,7 @@ import type { NftSession } from './session.js'
 import { namespaceTable, overflowCounter, tableName } from './tables.js'
 
 export interface NamespaceTools {
+  readonly perl: string
   readonly nft: string
   readonly ip: string
   readonly unshare: string

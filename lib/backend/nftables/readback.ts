@@ -120,6 +120,15 @@ function differElements(table: Table, items: readonly Item[]): string | undefine
   return undefined
 }
 
+/** Whether a listed map has a verdict for a key. */
+export function hasElement(listing: unknown, map: string, key: number): boolean {
+  return (listedItems(listing) ?? []).some((item) => {
+    if (!('map' in item) || bodyOf(item)['name'] !== map) return false
+    const elements = bodyOf(item)['elem']
+    return Array.isArray(elements) && elements.some((one) => Array.isArray(one) && one[0] === key)
+  })
+}
+
 function sameStatements(meant: readonly Statement[], listed: unknown): boolean {
   return (
     Array.isArray(listed) && JSON.stringify(normalise(listed)) === JSON.stringify(normalise(meant))

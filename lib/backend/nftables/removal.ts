@@ -2,8 +2,29 @@
  * What to delete of one jail in `agentjail_uid`, found from the listing itself. Pure.
  * Invariant: the uid's way in goes first; a half-removed jail has nothing.
  */
+import type { Table } from './ast.js'
+import { printElement } from './print.js'
 import { bodyOf, listedItems } from './readback.js'
 import { jailNames, tableName } from './tables.js'
+
+/** Maps of `agentjail_uid` that lead a uid to its jail's part; the first is its way out. */
+export const jailMaps = ['jails', 'flows', 'answers', 'redirects'] as const
+
+/** As `removalOf`, for a part that is there exactly as it went in: refused as a whole where it is not. */
+export function removalFrom(part: Table): string[] {
+  const at = `inet ${part.name}`
+  return [
+    // The way out went in last.
+    ...part.elements
+      .filter(({ timeout }) => timeout === undefined)
+      .map(({ kind, set, key }) => `delete ${printElement(part.name, { kind, set, key })}`)
+      .reverse(),
+    ...part.chains.map(({ name }) => `flush chain ${at} ${name}`),
+    ...part.chains.map(({ name }) => `delete chain ${at} ${name}`),
+    ...part.sets.map(({ name }) => `delete set ${at} ${name}`),
+    ...part.counters.map((name) => `delete counter ${at} ${name}`),
+  ]
+}
 
 /** Commands, in order, for one transaction; empty when nothing of the jail is there. */
 export function removalOf(jail: string, uid: number, listing: unknown): string[] {
@@ -11,9 +32,7 @@ export function removalOf(jail: string, uid: number, listing: unknown): string[]
   const names = jailNames(jail)
   const bodies = (kind: string): Readonly<Record<string, unknown>>[] =>
     (listedItems(listing) ?? []).flatMap((item) => (kind in item ? [bodyOf(item)] : []))
-  const maps = bodies('map').filter((map) =>
-    ['jails', 'flows', 'answers', 'redirects'].includes(String(map['name'])),
-  )
+  const maps = bodies('map').filter((map) => jailMaps.some((name) => name === map['name']))
   const held = maps.flatMap((map) => {
     const elements = Array.isArray(map['elem']) ? map['elem'] : []
     const ours = elements.some((one: unknown) => Array.isArray(one) && one[0] === uid)

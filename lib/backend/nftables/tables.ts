@@ -193,12 +193,15 @@ export const overflowCounter = 'denied_overflow'
 export const deniedSet = (family: 4 | 6, kind: 'port' | 'other', suffix: string): string =>
   `denied${family}_${kind}${suffix}`
 
+/** Destinations kept apart in each of those sets. */
+export const deniedSize = 1024
+
 function denialSets(suffix: string): NamedSet[] {
   return ([4, 6] as const).flatMap((family): NamedSet[] => {
     const address = family === 4 ? 'ipv4_addr' : 'ipv6_addr'
     const common = {
       kind: 'set',
-      size: 1024,
+      size: deniedSize,
       flags: ['dynamic', 'timeout'],
       timeout: 600,
       counter: true,

@@ -7,23 +7,27 @@ import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
 import { ensureGuard, isGuardUp } from '../guard.js'
 import type { GuardPlace } from '../guard.js'
-import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
+import type { GatePort, NetworkHold, NetworkPlan, Pin, RuleMonitor, UidRange } from '../types.js'
 import type { Element, Table } from './ast.js'
 import { DenialReader } from './denials.js'
 import { ensureGroup, nftGuard } from './guard.js'
 import type { ListTable } from './guard.js'
+import { openMonitor } from './monitor.js'
 import { printElement, printTable } from './print.js'
-import { findDifference } from './readback.js'
-import { removalOf } from './removal.js'
+import { findDifference, hasElement } from './readback.js'
+import { jailMaps, removalFrom, removalOf } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
 import { deniedSet, jailNames, staticTable, tableName, uidBase, uidJail } from './tables.js'
 
 const table = `inet ${tableName.uid}`
 const listTable = `list table ${table}`
+/** One in so many readings of what was refused also reads the overflow. */
+const overflowEvery = 10
 
 export interface UidPlace {
   readonly nft: string
+  readonly perl: string
   readonly guard: GuardPlace
   /** By an nft of its own: a session takes longest to say that something is not there. */
   readonly list: ListTable
@@ -45,6 +49,10 @@ class UidHold implements NetworkHold {
   readonly #pins = new Map<string, Map<string, number>>()
   #plan: NetworkPlan
   #gate: readonly GatePort[] = []
+  /** The jail's own part, as it went in; undefined: not yet. */
+  #part: Table | undefined
+  /** Readings of what was refused, since the overflow counter was read. */
+  #readings = 0
 
   constructor(system: System, place: UidPlace, plan: NetworkPlan) {
     this.#system = system
@@ -55,26 +63,69 @@ class UidHold implements NetworkHold {
     this.#denials = new DenialReader(names.suffix, names.overflow)
   }
 
-  /** The whole table anew where it is not whole: other jails' parts are put back by their own watches. */
-  async #ensureBase(): Promise<void> {
-    const base = uidBase(this.#plan.range)
-    const listing = await this.#nft.change([`add table ${table}`], listTable)
-    if (findDifference(base, listing, 'part') === undefined) return
-    await this.#nft.change([`delete table ${table}`, ...printTable(base)], listTable)
-    this.#mustBeIn(base, await this.#listing())
-  }
-
   async connectGate(ports: readonly GatePort[]): Promise<void> {
-    this.#gate = ports
     const { nft, guard, list } = this.#place
+    const isFirst = !(await this.#isGuarded(list))
     await ensureGroup(this.#system, this.#plan)
     await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
-    await this.#ensureBase()
-    const part = uidJail(this.#plan, ports)
-    // What a dead jail of this name left is replaced in the same transaction.
-    const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
-    await this.#nft.change([...stale, ...printTable(part)], listTable)
-    this.#mustBeIn(part, await this.#listing())
+    await this.#put(this.#plan, ports, [], isFirst)
+  }
+
+  /**
+   * `isDamaged`: what is there is not expected to be whole.
+   * The jail's part, in one transaction with the removal of what was there, and read back. A listing of the shared
+   * table is by far the dearest step where there are many jails: one is enough where everything is as expected.
+   */
+  async #put(
+    plan: NetworkPlan,
+    ports: readonly GatePort[],
+    pins: readonly string[],
+    isDamaged = false,
+  ): Promise<void> {
+    const part = uidJail(plan, ports)
+    const commands = [...printTable(part), ...pins]
+    const swapped = isDamaged ? undefined : await this.#swap(part, commands)
+    const listing = swapped ?? (await this.#replace(commands))
+    // Only what is in the kernel is what a later look expects there.
+    this.#plan = plan
+    this.#gate = ports
+    this.#part = part
+    const difference = this.#differs(part, listing)
+    if (difference !== undefined)
+      throw new JailError('VERIFY_FAILED', `the rules are not in force: ${difference}`)
+  }
+
+  /** Undefined, and nothing changed or all of it to be replaced: what is there is not what was expected. */
+  async #swap(part: Table, commands: readonly string[]): Promise<unknown> {
+    // `create` refuses what exists: a dead jail's part of this name.
+    const first =
+      this.#part === undefined
+        ? [`create chain ${table} ${jailNames(this.#plan.jail).chain}`]
+        : removalFrom(this.#part)
+    try {
+      const listing = await this.#nft.change([...first, ...commands], listTable)
+      return this.#differs(part, listing) === undefined ? listing : undefined
+    } catch {
+      return undefined
+    }
+  }
+
+  /** The whole table anew where it is not whole: other jails' parts are put back by their own watches. */
+  async #replace(commands: readonly string[]): Promise<unknown> {
+    const base = uidBase(this.#plan.range)
+    const found = await this.#nft.change([`add table ${table}`], listTable)
+    const first =
+      findDifference(base, found, 'part') === undefined
+        ? removalOf(this.#plan.jail, this.#plan.uid, found)
+        : [`delete table ${table}`, ...printTable(base)]
+    return await this.#nft.change([...first, ...commands], listTable)
+  }
+
+  #differs(part: Table, listing: unknown): string | undefined {
+    return (
+      findDifference(uidBase(this.#plan.range), listing, 'part') ??
+      findDifference(part, listing, 'part')
+    )
   }
 
   async pin(pins: readonly Pin[]): Promise<void> {
@@ -87,7 +138,12 @@ class UidHold implements NetworkHold {
       const bare = printElement(tableName.uid, { kind: 'set', set: element.set, key: element.key })
       return [`add ${bare}`, `delete ${bare}`, `add ${printElement(tableName.uid, element)}`]
     })
-    await this.#nft.change(commands, `list counter ${table} ${jailNames(this.#plan.jail).overflow}`)
+    await this.#nft.change(commands, this.#ack())
+  }
+
+  /** Lists next to nothing: a set by its name is all that nft looks up without reading the whole table. */
+  #ack(): string {
+    return `list set ${table} ${deniedSet(6, 'other', jailNames(this.#plan.jail).suffix)}`
   }
 
   #remember(pin: Pin): Element {
@@ -130,23 +186,21 @@ class UidHold implements NetworkHold {
     )
   }
 
-  async update(plan: NetworkPlan, ports: readonly GatePort[] = this.#gate): Promise<void> {
+  update(plan: NetworkPlan, ports: readonly GatePort[] = this.#gate): Promise<void> {
+    return this.#change(plan, ports)
+  }
+
+  async #change(plan: NetworkPlan, ports: readonly GatePort[], isDamaged = false): Promise<void> {
     const carried = this.#carriedPins(plan)
-    const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
-    const part = uidJail(plan, ports)
     const pins = this.#elementsOf(carried).map(
       (element) => `add ${printElement(tableName.uid, element)}`,
     )
-    await this.#nft.change([...stale, ...printTable(part), ...pins], listTable)
-    // Only what is in the kernel is what a later look expects there.
-    this.#plan = plan
-    this.#gate = ports
+    await this.#put(plan, ports, pins, isDamaged)
     this.#pins.clear()
     for (const [set, pinned] of carried) this.#pins.set(set, pinned)
-    this.#mustBeIn(part, await this.#listing())
   }
 
-  async denials(): Promise<readonly Decision[]> {
+  async denials(isLast = false): Promise<readonly Decision[]> {
     const { suffix, overflow } = jailNames(this.#plan.jail)
     const decisions: Decision[] = []
     for (const family of [4, 6] as const) {
@@ -158,28 +212,60 @@ class UidHold implements NetworkHold {
         )
       }
     }
-    decisions.push(...this.#denials.read(await this.#nft.list(`list counter ${table} ${overflow}`)))
+    // A counter is listed with the whole table. It counts only where a set is full.
+    if (this.#denials.isFull && (isLast || this.#readings++ % overflowEvery === 0)) {
+      const listing = await this.#nft.list(`list counter ${table} ${overflow}`)
+      decisions.push(...this.#denials.read(listing))
+    }
     return decisions
   }
 
   async intact(): Promise<boolean> {
     try {
       const listing = await this.#listing()
-      const parts = [uidBase(this.#plan.range), uidJail(this.#plan, this.#gate)]
-      return (
-        parts.every((part) => findDifference(part, listing, 'part') === undefined) &&
-        findDifference(staticTable(this.#plan.range), await this.#list(tableName.static)) ===
-          undefined &&
-        (await isGuardUp(
-          this.#system,
-          this.#place.guard,
-          nftGuard(this.#system, this.#place.nft, this.#plan, this.#list, 'held'),
-        ))
-      )
+      const part = this.#part ?? uidJail(this.#plan, this.#gate)
+      return this.#differs(part, listing) === undefined && (await this.#isDenied())
     } catch {
       // The session ended, or cannot be asked: restoring it is what finds out.
       return false
     }
+  }
+
+  async glance(): Promise<boolean> {
+    try {
+      const { uid } = this.#plan
+      for (const map of jailMaps)
+        if (!hasElement(await this.#nft.list(`list map ${table} ${map}`), map, uid)) return false
+      return await this.#isDenied()
+    } catch {
+      return false
+    }
+  }
+
+  /** By the static deny and the guard. */
+  async #isDenied(): Promise<boolean> {
+    const difference = findDifference(
+      staticTable(this.#plan.range),
+      await this.#list(tableName.static),
+    )
+    return difference === undefined && (await this.#isGuarded(this.#list))
+  }
+
+  #isGuarded(list: ListTable): Promise<boolean> {
+    const { guard, nft } = this.#place
+    return isGuardUp(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list, 'held'))
+  }
+
+  monitor(onChange: () => void, onEnd: () => void): RuleMonitor {
+    const { chain, nat, inward } = jailNames(this.#plan.jail)
+    const shared = {
+      table: tableName.uid,
+      chains: [chain, nat, inward, ...uidBase(this.#plan.range).chains.map(({ name }) => name)],
+      maps: jailMaps,
+      uid: this.#plan.uid,
+    }
+    const filter = { tables: [tableName.static, tableName.guard, tableName.inward], shared }
+    return openMonitor(this.#system, this.#place.perl, filter, onChange, onEnd)
   }
 
   async restore(): Promise<void> {
@@ -188,17 +274,27 @@ class UidHold implements NetworkHold {
     const { nft, guard, list } = this.#place
     await ensureGroup(this.#system, this.#plan)
     await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
-    await this.#ensureBase()
-    await this.update(this.#plan)
+    await this.#change(this.#plan, this.#gate, true)
   }
 
   async close(): Promise<void> {
     try {
-      if (this.#nft.hasEnded()) return
+      if (this.#nft.hasEnded() || (await this.#removeOwn())) return
       const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
       if (stale.length > 0) await this.#nft.change(stale, listTable)
     } finally {
       this.#nft.kill()
+    }
+  }
+
+  /** False: it is not there as it went in. */
+  async #removeOwn(): Promise<boolean> {
+    if (this.#part === undefined) return false
+    try {
+      await this.#nft.change(removalFrom(this.#part), `list map ${table} ${jailMaps[0]}`)
+      return true
+    } catch {
+      return false
     }
   }
 
@@ -214,12 +310,6 @@ class UidHold implements NetworkHold {
       if (error instanceof JailError && error.message.includes('No such file')) return undefined
       throw error
     }
-  }
-
-  #mustBeIn(part: Table, listing: unknown): void {
-    const difference = findDifference(part, listing, 'part')
-    if (difference !== undefined)
-      throw new JailError('VERIFY_FAILED', `the rules are not in force: ${difference}`)
   }
 }
 

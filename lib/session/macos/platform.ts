@@ -59,7 +59,7 @@ export function macPlatform(parts: MacPlatformParts): Platform {
     },
     isTerminalBusy: async () => {
       const argv = ['/bin/stty', '-f', '/dev/tty', '-a'] as const
-      const { code, stdout } = await system.run(argv, { timeout: 1_000 })
+      const { code, stdout } = await system.run(argv, { timeout: 1_000, onTerminal: true })
       return code !== 0 || !isCanonical(stdout)
     },
   }

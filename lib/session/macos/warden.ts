@@ -354,7 +354,7 @@ export class MacWarden {
       clearInterval(denials)
       clearTimeout(limit)
       await guard?.stop()
-      await this.#ledger.read(this.#hold)
+      await this.#ledger.read(this.#hold, true)
       for (const hit of await running.limitsHit()) this.#events.onNotice(hit)
     }
   }
