@@ -3,7 +3,7 @@
  * Invariant: see `Backend.open`; every change that others share is made by a caller that holds the lock.
  */
 import { JailError } from '../../errors.js'
-import type { CommandResult, System } from '../../system/types.js'
+import type { System } from '../../system/types.js'
 import { endGuard, guardPlace } from '../guard.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
 import { guardLook } from './guard.js'
@@ -32,7 +32,8 @@ export interface NftablesOptions {
   readonly stateDir: string
 }
 
-const emptyAnswers = 5
+/** Of a listing that came half. */
+const maxTries = 5
 const jailChains = jailNames('').chain
 
 function refused(stderr: string): JailError {
@@ -48,29 +49,29 @@ export function renderStaticDeny(range: UidRange): string {
 export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): Backend {
   const guard = guardPlace(stateDir)
 
-  /** A table that goes while nft reads it can leave its answer empty, and its exit code 0: then it is asked again. */
-  const ask = async (words: readonly string[]): Promise<CommandResult> => {
+  /** Undefined: there is none. A table that goes while nft reads it can leave half an answer: then it is asked again. */
+  const ask = async (words: readonly string[]): Promise<unknown> => {
     for (let tries = 1; ; tries++) {
-      const result = await system.run([tools.nft, '-j', ...words])
-      if (result.code !== 0 || result.stdout !== '') return result
-      if (tries === emptyAnswers) throw new JailError('BACKEND', 'nft gave no answer')
+      const result = await system.run([tools.nft, '-j', 'list', ...words])
+      if (result.code !== 0) {
+        if (result.stderr.includes('No such file')) return undefined
+        throw refused(result.stderr)
+      }
+      try {
+        return JSON.parse(result.stdout) as unknown
+      } catch (error) {
+        if (tries < maxTries) continue
+        throw new JailError('BACKEND', 'nft gave no answer', { cause: error })
+      }
     }
   }
-  const list = async (table: string): Promise<unknown> => {
-    const result = await ask(['list', 'table', 'inet', table])
-    if (result.code === 0) return JSON.parse(result.stdout) as unknown
-    if (result.stderr.includes('No such file')) return undefined
-    throw refused(result.stderr)
-  }
+  const list = (table: string): Promise<unknown> => ask(['table', 'inet', table])
   /** Names of the chains of the table that jails share; none: there is no such table. */
-  const uidChains = async (): Promise<string[]> => {
-    const result = await ask(['list', 'chains', 'inet'])
-    if (result.code !== 0) throw refused(result.stderr)
-    return (listedItems(JSON.parse(result.stdout)) ?? []).flatMap((item) => {
+  const uidChains = async (): Promise<string[]> =>
+    (listedItems(await ask(['chains', 'inet'])) ?? []).flatMap((item) => {
       const { table, name } = bodyOf(item)
       return 'chain' in item && table === tableName.uid && typeof name === 'string' ? [name] : []
     })
-  }
   const load = async (commands: readonly string[]): Promise<void> => {
     const result = await system.run([tools.nft, '-f', '-'], { input: `${commands.join('\n')}\n` })
     if (result.code !== 0) throw refused(result.stderr)
