@@ -192,6 +192,8 @@ export class Warden {
     })
     const { tools, config } = this.#context
     const held = Promise.all([this.#denied, hold.installed, gate.connected])
+    // The launch may fail, or be slow, before it asks.
+    held.catch(() => undefined)
     const running = await launch(this.#spec(), launchTools(tools, config.stateDir), held)
     this.#command.attach(running)
     return running
