@@ -25,6 +25,8 @@ export function watchJail(jail: WatchedJail): Watch {
   const { context, network, command, onNotice } = jail
   return watch(network.isolation === 'uid' ? rulesOf(jail) : staticDeny(context), {
     every: watchInterval[network.isolation],
+    // The kernel announces no table that goes with its owner: the guard's.
+    ...(network.isolation === 'uid' ? { glanceEvery: watchInterval.uid } : {}),
     onRestored: () => {
       onNotice(
         'the firewall rules were gone (another tool?) and have been restored; meanwhile all was denied',
