@@ -19,7 +19,7 @@ const parts: Readonly<Record<string, () => Promise<(options: Options) => Promise
 }
 
 /** Milliseconds: a part that hangs is reported as missing, and the others still run. */
-const partLimit = 130_000
+const partLimit = 600_000
 
 async function within<T>(limit: number, work: Promise<T>): Promise<T> {
   let timer: NodeJS.Timeout | undefined

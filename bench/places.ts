@@ -27,7 +27,7 @@ export function labPlace(lab: Lab): Place {
     time: async (argv, cwd) => {
       const id = ++count
       program.write(`${JSON.stringify({ id, argv, cwd, env })}\n`)
-      const text = await program.until(new RegExp(`^#${String(id)} .*\\n`, 'm'), 25_000)
+      const text = await program.until(new RegExp(`^#${String(id)} .*\\n`, 'm'), 150_000)
       const line = new RegExp(`^#${String(id)} (.*)$`, 'm').exec(text)?.[1] ?? '{}'
       return JSON.parse(line) as Timed
     },

@@ -31,7 +31,7 @@ if (process.argv[2] === 'serve') {
       env,
       stdio: ['ignore', 'pipe', 'pipe'],
       encoding: 'utf8',
-      timeout: 20_000,
+      timeout: 120_000,
     })
     const ms = performance.now() - began
     const timed: Timed = {

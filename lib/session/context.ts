@@ -120,6 +120,6 @@ export function collectTools({ system, registry, backend, platform }: Context): 
 
 /** Clears dead jails if there are any; nothing is locked when there are none. */
 export async function collectDead(context: Context): Promise<Collected> {
-  if ((await deadJails(context)).length === 0) return { cleared: [], kept: [] }
+  if ((await deadJails(context, 'share')).length === 0) return { cleared: [], kept: [] }
   return await withLock(context.config.stateDir, () => collect(collectTools(context)))
 }
