@@ -4,7 +4,7 @@
  * names can be read as an option.
  */
 import { JailError } from '../errors.js'
-import { scratchPaths, type MountPlan } from './mount-plan.js'
+import { innerPerl, scratchPaths, type MountPlan } from './mount-plan.js'
 import { callsText } from './fence-script.js'
 import { blockedSignals, initScript, outerScript } from './step-scripts.js'
 import type { Machine } from './syscall-numbers.js'
@@ -44,7 +44,16 @@ export function planLaunch(input: PlanInput): LaunchPlan {
   const calls = callsText(machine)
   const mask = String(blockedSignals)
   const init = [
-    ...[tools.perl, '-e', initScript, '--', String(fds.status), calls, mask, String(fds.control)],
+    ...[
+      ...innerPerl(spec, tools.perl),
+      '-e',
+      initScript,
+      '--',
+      String(fds.status),
+      calls,
+      mask,
+      String(fds.control),
+    ],
     ...[input.filter === undefined ? '-1' : String(fds.filter)],
     ...[input.rlimits === '' ? '-' : input.rlimits],
     ...[mounts === undefined ? '-' : scratchPaths.join(',')],

@@ -7,6 +7,7 @@ import {
   accessSync,
   constants,
   lstatSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
   realpathSync,
@@ -33,6 +34,10 @@ export interface Tree {
 export interface MountFacts {
   /** /usr, /bin, ...: a directory, or a link and its text. */
   readonly tops: readonly { readonly path: string; readonly link?: string }[]
+  /** What stands before these paths on the host: empty, or the directory of an image. */
+  readonly root: string
+  /** Text of an image's files of that name, to which the service user is added; absent: the host's own are shown. */
+  readonly accounts?: { readonly passwd: string; readonly group: string }
   /** Parts of /var that programs read. */
   readonly shown: readonly string[]
   readonly trees: readonly Tree[]
@@ -63,28 +68,60 @@ const shownPaths = ['/var/lib/dpkg', '/var/lib/ca-certificates', '/var/cache/fon
 /** @throws JailError LAUNCH where a path of the policy cannot be shown. */
 export function probeMounts(spec: LaunchSpec): MountFacts {
   const notes: string[] = []
-  const tops = systemTops.flatMap((path) => {
-    const stat = lstatOf(path)
-    if (stat?.isSymbolicLink() === true) return [{ path, link: readlinkSync(path) }]
+  const root = spec.image?.root ?? ''
+  const tops = topsOf(root).flatMap((path) => {
+    const stat = lstatOf(root + path)
+    if (stat?.isSymbolicLink() === true) return [{ path, link: readlinkSync(root + path) }]
     return stat?.isDirectory() === true ? [{ path }] : []
   })
   const caBundles =
-    spec.extraCa === undefined ? [] : [...new Set(caPaths.flatMap((path) => existing(path)))]
+    spec.extraCa === undefined
+      ? []
+      : [...new Set(caPaths.flatMap((path) => inRoot(root, path) ?? []))]
   const first = caBundles[0]
+  const own = root === '' ? ['/etc/agentjail'] : []
   return {
     tops,
-    shown: shownPaths.filter((path) => lstatOf(path)?.isDirectory() === true),
+    root,
+    shown: shownPaths.filter((path) => lstatOf(root + path)?.isDirectory() === true),
     trees: trees(spec, notes),
-    denied: ['/etc/agentjail', ...spec.fs.deny.map((path) => place(spec, path))].flatMap((path) =>
+    denied: [...own, ...spec.fs.deny.map((path) => place(spec, path))].flatMap((path) =>
       existing(path).map((real) => ({ path: real, directory: statSync(real).isDirectory() })),
     ),
-    ...optional('resolvConf', fileTarget('/etc/resolv.conf')),
-    ...optional('hosts', existing('/etc/hosts')[0]),
-    ...optional('nsswitch', existing('/etc/nsswitch.conf')[0]),
+    ...optional(
+      'resolvConf',
+      root === '' ? fileTarget('/etc/resolv.conf') : inRoot(root, '/etc/resolv.conf'),
+    ),
+    ...optional('hosts', inRoot(root, '/etc/hosts')),
+    ...optional('nsswitch', inRoot(root, '/etc/nsswitch.conf')),
+    ...(root === '' ? {} : { accounts: accountsOf(root) }),
     caBundles,
-    caText: first === undefined ? '' : readFileSync(first, 'utf8'),
+    caText: first === undefined ? '' : readFileSync(root + first, 'utf8'),
     notes,
   }
+}
+
+function accountsOf(root: string): NonNullable<MountFacts['accounts']> {
+  const read = (path: string): string => {
+    const at = inRoot(root, path)
+    const text = at === undefined ? '' : readFileSync(root + at, 'utf8')
+    return text === '' || text.endsWith('\n') ? text : `${text}\n`
+  }
+  return { passwd: read('/etc/passwd'), group: read('/etc/group') }
+}
+
+/** Made anew in each jail, or hidden as on the host. */
+const ownTops = ['proc', 'dev', 'sys', 'tmp', 'run', 'home', 'root', 'srv', 'mnt', 'media', 'var']
+
+function topsOf(root: string): readonly string[] {
+  if (root === '') return systemTops
+  return readdirSync(root).flatMap((name) => (ownTops.includes(name) ? [] : [`/${name}`]))
+}
+
+/** The real path of what exists below a root, as seen from there; one that its links lead out of is not there. */
+function inRoot(root: string, path: string): string | undefined {
+  const real = existing(root + path)[0]
+  return real?.startsWith(`${root}/`) === true ? real.slice(root.length) : undefined
 }
 
 /** The policy's path made absolute: `~/x` below the service user's home, `x` below the working directory. */
@@ -107,7 +144,7 @@ function trees(spec: LaunchSpec, notes: string[]): Tree[] {
   }
   const writes = spec.fs.write.map(named)
   const reads = spec.fs.read.map(named)
-  for (const path of tool(spec)) want(path, 'ro')
+  if (spec.image === undefined) for (const path of tool(spec)) want(path, 'ro')
   for (const path of reads) want(path, 'ro')
   const cwd = existing(spec.cwd)[0]
   if (cwd === undefined) {

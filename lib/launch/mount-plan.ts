@@ -2,6 +2,7 @@
  * What the jail's file system is, as bwrap's arguments and as operations of the outer step.
  * Invariant: pure; the root is an empty tmpfs, so what is not named here is not there.
  */
+import { basename } from 'node:path'
 import { ancestorsOf } from './workspace-walk.js'
 import type { MountFacts, Tree } from './mount-facts.js'
 import type { LaunchSpec } from './types.js'
@@ -59,7 +60,7 @@ export function planMounts(
   ]
   const bwrap = [
     ...facts.tops.flatMap(({ path, link }) =>
-      link === undefined ? ['--ro-bind', path, path] : ['--symlink', link, path],
+      link === undefined ? ['--ro-bind', facts.root + path, path] : ['--symlink', link, path],
     ),
     ...['--proc', '/proc', '--dev', '/dev', ...scratch('/dev/shm')],
     ...[...scratch('/tmp'), ...scratch('/var/tmp')],
@@ -70,7 +71,8 @@ export function planMounts(
       ...[...facts.shown, ...facts.trees.map(({ path }) => path), spec.user.home, `${spec.cwd}/`],
       ...['/run/agentjail/', '/run/lock/', facts.resolvConf ?? '/'],
     ]),
-    ...facts.shown.flatMap((path) => ['--ro-bind', path, path]),
+    ...facts.shown.flatMap((path) => ['--ro-bind', facts.root + path, path]),
+    ...broughtAlong(spec),
     ...['--bind', spec.user.home, spec.user.home],
     ...facts.trees.flatMap((tree, n) => ['--bind', `${staging}/${String(n)}`, tree.path]),
     ...facts.denied.flatMap(({ path, directory }) => [
@@ -87,6 +89,29 @@ export function planMounts(
     files: files(spec, facts, options.roots),
     seal: ['--remount-ro', '/', '--chdir', '/'],
   }
+}
+
+/** Where the launch's own perl and what it needs lie, where the root is an image's. */
+const broughtDir = '/run/agentjail/launch'
+
+function broughtAlong({ image }: LaunchSpec): string[] {
+  if (image === undefined) return []
+  return [image.perl, image.loader, ...image.libraries].flatMap((path) => [
+    ...['--ro-bind', path, `${broughtDir}/${basename(path)}`],
+  ])
+}
+
+/** The argv that starts the launch's perl inside: by its own loader, where the root is an image's. */
+export function innerPerl({ image }: LaunchSpec, perl: string): string[] {
+  if (image === undefined) return [perl]
+  const loader = `${broughtDir}/${basename(image.loader)}`
+  return [
+    loader,
+    '--library-path',
+    broughtDir,
+    `${broughtDir}/${basename(image.perl)}`,
+    `-I${broughtDir}`,
+  ]
 }
 
 /** bwrap makes missing parents itself, but with 0700. Here: every directory above a path, parents first. */
@@ -121,6 +146,12 @@ function files(spec: LaunchSpec, facts: MountFacts, roots: string): DataFile[] {
   }
   add(facts.resolvConf, spec.resolvConf)
   add(facts.hosts, spec.hosts)
+  if (facts.accounts !== undefined) {
+    const { name, uid, gid, home } = spec.user
+    const { passwd, group } = facts.accounts
+    add('/etc/passwd', `${passwd}${name}:x:${String(uid)}:${String(gid)}::${home}:/bin/sh\n`)
+    add('/etc/group', `${group}${name}:x:${String(gid)}:\n`)
+  }
   add(facts.nsswitch, nsswitch)
   if (spec.extraCa !== undefined) {
     const merged = `${facts.caText || roots}\n${spec.extraCa}\n`

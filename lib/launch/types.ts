@@ -27,6 +27,15 @@ export interface LaunchSpec {
   /** Control group to join, below /sys/fs/cgroup: the firewall knows the command's sockets by it. Made where missing. */
   readonly group?: string
   readonly fs: FsRules
+  /** Absent: the host's own system directories. */
+  readonly image?: {
+    /** Directory of an image's files, in the place of the host's. */
+    readonly root: string
+    /** The launch's own perl, its loader and libraries, which the image may lack. */
+    readonly perl: string
+    readonly loader: string
+    readonly libraries: readonly string[]
+  }
   readonly limits: Limits
   readonly userNamespaces: boolean
   /** Contents of the jail's /etc/resolv.conf and /etc/hosts. */

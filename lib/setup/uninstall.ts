@@ -51,6 +51,8 @@ export async function uninstall(options: UninstallOptions): Promise<void> {
   if (areAccountsGone) {
     await attempt('firewall tables', () => removeTables(system, config))
     await attempt(config.homeDir, () => removeTree(system, config.homeDir))
+    const images = `${dirname(config.homeDir)}/images`
+    await attempt(images, () => removeTree(system, images))
     await attempt(dirname(config.homeDir), () => removeOwnParent(system, config.homeDir))
   } else failures.push('firewall tables: kept, since an account is left')
   await attempt(config.stateDir, () => removeTree(system, config.stateDir))

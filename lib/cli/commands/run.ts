@@ -1,7 +1,7 @@
 /**
  * `agentjail run` and `agentjail plan`: options to plan, plan to warden.
  */
-import { resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { LiveDenials } from '../../audit/live.js'
 import { wantsColour } from '../../audit/palette.js'
 import { renderSummary } from '../../audit/summary.js'
@@ -41,6 +41,8 @@ export interface RunArgs {
   readonly isolation?: Isolation | undefined
   /** Absent: nftables, or what else is installed. */
   readonly backend?: BackendChoice | undefined
+  /** An image whose files are the command's, in place of the host's. */
+  readonly container?: string | undefined
   /** A jail that runs, to run the command in. */
   readonly join?: string | undefined
   readonly dryRun: boolean
@@ -61,7 +63,7 @@ export async function runCommand(
 ): Promise<Ending> {
   const caller = callerIdentity()
   if (args.name !== undefined) parseJailName(args.name)
-  if (args.join !== undefined) return await join(args, args.join)
+  if (args.join !== undefined) return await joinJail(args, args.join)
   if (process.getuid?.() !== 0) {
     // Read once as the caller: mistakes are told without asking for a password, and names to pass are known.
     const policy = await loadPolicy(args.policy, caller.uid)
@@ -121,12 +123,37 @@ async function runWith(
   const env = new Map([...plan.launch.env, ...credentials.env])
   return await supervise(
     context,
-    { ...plan, launch: { ...plan.launch, env } },
+    { ...plan, launch: await inImage({ ...plan.launch, env }, args, context) },
     facts,
     args,
     io,
     hooks,
   )
+}
+
+/** The launch with an image's files, words and variables; what the policy sets wins. */
+async function inImage(
+  launch: Plan['launch'],
+  { container, isolation }: RunArgs,
+  { system, config }: Context,
+): Promise<Plan['launch']> {
+  if (container === undefined) return launch
+  if (isolation === 'basic' || system.platform !== 'linux') {
+    throw new JailError('USAGE', '--container needs a file system of its own', {
+      hint: 'use isolation namespace or uid, on Linux',
+    })
+  }
+  const { openImage } = await import('../../container/image.js')
+  const dir = join(dirname(config.homeDir), 'images')
+  const { entrypoint, env, ...image } = await openImage(system, dir, container)
+  const [first, ...rest] = [...entrypoint, ...launch.command]
+  const path = env.get('PATH')
+  return {
+    ...launch,
+    image,
+    command: first === undefined ? launch.command : [first, ...rest],
+    env: new Map([...env, ...launch.env, ...(path === undefined ? [] : [['PATH', path] as const])]),
+  }
 }
 
 /** The plan of a run, with the rules as they would be loaded. Changes nothing. As root only. */
@@ -137,7 +164,7 @@ export async function planPolicy(policy: Policy, args: RunArgs): Promise<Rendere
   return { plan, rules: context.backend.render(plan.network) }
 }
 
-async function join(args: RunArgs, name: string): Promise<Ending> {
+async function joinJail(args: RunArgs, name: string): Promise<Ending> {
   const jail = parseJailName(name)
   if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, [])
   const signals = relaySignals()

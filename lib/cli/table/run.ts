@@ -77,6 +77,13 @@ export const runCommands: readonly CommandSpec[] = [
         describe: 'Tell each denial as it happens [on a terminal]',
       },
       {
+        name: 'container',
+        type: 'text',
+        value: 'IMAGE',
+        describe: 'Run it in the files of this image (podman or docker has it)',
+        conflicts: ['join'],
+      },
+      {
         name: 'join',
         type: 'text',
         value: 'NAME',
@@ -101,6 +108,7 @@ export const runCommands: readonly CommandSpec[] = [
         {
           ...planWords(words),
           join,
+          container: words.text('container'),
           command: words.command(),
           dryRun: words.flag('dry-run'),
           quiet: words.flag('quiet'),

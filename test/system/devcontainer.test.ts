@@ -1,0 +1,74 @@
+/**
+ * The devcontainer feature: its words as the specification has them (containers.dev, devcontainer-feature.json), its script
+ * run for real on the lab's host, and a jail by what it installed.
+ */
+import { cpSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t from 'tap'
+import { parse } from 'yaml'
+import { createLab } from '../lab/lab.js'
+import { root } from '../lab/paths.js'
+
+const dir = join(root, 'examples/devcontainer/feature')
+/** Properties of the specification; others are mistakes. */
+const known = [
+  ...['id', 'version', 'name', 'description', 'documentationURL', 'licenseURL', 'keywords'],
+  ...['options', 'containerEnv', 'privileged', 'init', 'capAdd', 'securityOpt', 'entrypoint'],
+  ...['customizations', 'dependsOn', 'installsAfter', 'legacyIds', 'deprecated', 'mounts'],
+]
+
+t.test('its words', (t) => {
+  const feature = JSON.parse(readFileSync(join(dir, 'devcontainer-feature.json'), 'utf8')) as {
+    readonly id: string
+    readonly version: string
+    readonly capAdd: readonly string[]
+    readonly securityOpt: readonly string[]
+    readonly options: Readonly<Record<string, { type: string; default: unknown }>>
+  }
+  t.same(
+    Object.keys(feature).filter((key) => !known.includes(key)),
+    [],
+  )
+  t.match(feature.id, /^[a-z0-9-]+$/)
+  t.match(feature.version, /^\d+\.\d+\.\d+$/)
+  for (const [name, { type, default: value }] of Object.entries(feature.options))
+    t.equal(typeof value, type, `option ${name}`)
+  const compose = parse(readFileSync(join(root, 'examples/container/compose.yaml'), 'utf8')) as {
+    services: { jailed: { cap_add: string[]; security_opt: string[] } }
+  }
+  const { cap_add: all, security_opt: options } = compose.services.jailed
+  // Beyond what docker gives anyway (its documentation, "Runtime privilege and Linux capabilities").
+  const usual = [
+    ...['SETUID', 'SETGID', 'SETPCAP', 'NET_BIND_SERVICE', 'CHOWN', 'DAC_OVERRIDE', 'FOWNER'],
+    'KILL',
+  ]
+  t.same(
+    feature.capAdd,
+    all.filter((cap) => !usual.includes(cap)),
+    'what a jail in a container is tested with',
+  )
+  t.same(feature.securityOpt, options)
+  t.end()
+})
+
+t.test('its script', { timeout: 120_000 }, async (t) => {
+  const lab = await createLab()
+  t.teardown(() => lab.close())
+  cpSync(dir, `/proc/${lab.sides.host}/root/srv/feature`, { recursive: true })
+  const env = { PACKAGE: root, npm_config_prefix: '/usr/local', npm_config_offline: 'true' }
+  const done = await lab.run(['sh', '/srv/feature/install.sh'], { env, timeout: 60_000 })
+  t.equal(done.code, 0, done.stderr)
+  lab.writeFile(
+    '/etc/agentjail/policies/p.yaml',
+    'version: 1\nnetwork: { allow: [plain.example] }\n',
+  )
+  const fetch = ['curl', '-sS', 'https://plain.example/by-the-feature']
+  const run = await lab.run(
+    ['agentjail', 'run', '-q', '-p', '/etc/agentjail/policies/p.yaml', '--', ...fetch],
+    { cwd: '/srv', env: { PATH: '/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' }, timeout: 30_000 },
+  )
+  t.match(run.stdout, /path \/by-the-feature/, run.stderr)
+  const without = await lab.run(['/bin/sh', '/srv/feature/install.sh'], { env: { PATH: '/none' } })
+  t.equal(without.code, 1)
+  t.match(without.stderr, /Node and npm are missing/)
+})
