@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { parse } from 'yaml'
 import { createLab } from '../lab/lab.js'
-import { root } from '../lab/paths.js'
+import { agentjailPath, root } from '../lab/paths.js'
 
 const dir = join(root, 'examples/devcontainer/feature')
 /** Properties of the specification; others are mistakes. */
@@ -55,7 +55,17 @@ t.test('its script', { timeout: 120_000 }, async (t) => {
   const lab = await createLab()
   t.teardown(() => lab.close())
   cpSync(dir, `/proc/${lab.sides.host}/root/srv/feature`, { recursive: true })
-  const env = { PACKAGE: root, npm_config_prefix: '/usr/local', npm_config_offline: 'true' }
+  // The lab shows the build read-only, and npm wants to change modes: a package that leads to it.
+  lab.writeFile(
+    '/srv/package/package.json',
+    JSON.stringify({ name: 'agentjail', version: '0.0.0', bin: 'run.sh' }),
+  )
+  lab.writeFile('/srv/package/run.sh', `#!/bin/sh\nexec node '${agentjailPath}' "$@"\n`, 0o755)
+  const env = {
+    PACKAGE: '/srv/package',
+    npm_config_prefix: '/usr/local',
+    npm_config_offline: 'true',
+  }
   const done = await lab.run(['sh', '/srv/feature/install.sh'], { env, timeout: 60_000 })
   t.equal(done.code, 0, done.stderr)
   lab.writeFile(
@@ -68,7 +78,7 @@ t.test('its script', { timeout: 120_000 }, async (t) => {
     { cwd: '/srv', env: { PATH: '/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' }, timeout: 30_000 },
   )
   t.match(run.stdout, /path \/by-the-feature/, run.stderr)
-  const without = await lab.run(['/bin/sh', '/srv/feature/install.sh'], { env: { PATH: '/none' } })
+  const without = await lab.run(['sh', '-c', 'PATH=/none; . /srv/feature/install.sh'])
   t.equal(without.code, 1)
   t.match(without.stderr, /Node and npm are missing/)
 })
