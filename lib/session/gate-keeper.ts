@@ -36,6 +36,8 @@ export interface GateKeeperOptions {
 const updateTimeout = 5_000
 /** Milliseconds for its last decisions to arrive. */
 const endTimeout = 300
+/** Milliseconds for a gate that the command was faster than to judge what is left. */
+const lateTimeout = 2_000
 /** Answers of a gate that has just started, one after another: it accepts, reads and judges what was sent before. */
 const lateRounds = 4
 
@@ -47,6 +49,8 @@ export class GateKeeper {
   #restarts = 0
   #guarding = false
   #started = false
+  #starting: Promise<string | undefined> | undefined
+  #ready = false
   #ending = false
   /** Why it ended before anybody was there to be told. */
   #ended: string | undefined
@@ -72,6 +76,8 @@ export class GateKeeper {
     const gate = spawnGate({ tools, specs, user, ...inside })
     this.#gate = gate
     this.#started = false
+    this.#starting = undefined
+    this.#ready = false
     this.#ended = undefined
     gate.onMessage((message) => {
       this.#hear(gate, message)
@@ -91,7 +97,7 @@ export class GateKeeper {
     const { policy } = now()
     if (this.#gate === undefined) throw new JailError('GATE', 'there is no gate')
     this.#started = true
-    return await this.#gate.start({
+    this.#starting = this.#gate.start({
       ...config,
       listeners: this.#open.map(({ fd, proto, role, port, family }) => ({
         ...{ fd, proto, role, port },
@@ -100,6 +106,9 @@ export class GateKeeper {
       policy,
       wantCa: wantsCa(policy),
     })
+    const ca = await this.#starting
+    this.#ready = true
+    return ca
   }
 
   /** From here on an end of the gate is answered by a new one, once; an end before now counts. */
@@ -162,12 +171,17 @@ export class GateKeeper {
     this.#ending = true
     const gate = this.#gate
     if (gate === undefined) return
-    if (!this.#started) {
-      if (await gate.endIdle()) return
-      // The command was faster than its gate, and left something that is to be told of.
-      await this.start().catch(() => undefined)
+    const late = setTimeout(() => {
+      gate.kill()
+    }, lateTimeout)
+    const isIdle = !this.#started && (await gate.endIdle())
+    if (!isIdle && !this.#ready) {
+      // The command was faster than its gate, and may have left something that is to be told of.
+      await (this.#starting ?? this.start()).catch(() => undefined)
       for (let round = 0; round < lateRounds; round++) await this.#pong(gate)
     }
+    clearTimeout(late)
+    if (isIdle) return
     const gone = new Promise<void>((resolve) => {
       gate.onExit(() => {
         resolve()

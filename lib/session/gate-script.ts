@@ -31,7 +31,7 @@ open my $report, '>&=', 4 or refuse("descriptor 4: $!");
 open my $word, '<&=', 5 or refuse("descriptor 5: $!");
 fcntl $_, 2, 1 for $report, $word;
 my $heard = '';
-sub hear { sysread $word, $heard, 64, length $heard or exit 0 }
+sub hear { sysread $word, $heard, 64, length $heard or exit 0; $heard =~ s/^go\n// }
 
 sub enter {
   my ($ns, $what) = @_;
@@ -59,7 +59,7 @@ if ($netns ne '-') {
     select undef, undef, undef, 0.001;
   }
   open my $jail, '<', $netns or refuse("network namespace: $!");
-  hear() until $heard =~ s/^go\n//;
+  until (hear()) { exit 0 if $heard =~ /^end\n/ }
   enter($jail, 'network namespace');
   # RTM_NEWLINK: lo, which is always the first, up. RTM_NEWROUTE in table local, of type local, scope host.
   ask(16, 0, pack('CxSlLL', 0, 0, 1, 1, 1), 'lo');

@@ -12,21 +12,20 @@ export interface Prepared {
   /** For the account as it really is. */
   readonly plan: Plan
   readonly gateUser: { readonly uid: number; readonly gid: number }
-  /** The static deny is in force and read back. */
-  readonly denied: Promise<void>
+  /** Settles when the static deny is in force and read back. */
+  readonly deny: () => Promise<void>
 }
 
 /** Shared things: looked at always, changed only where something is missing. A new account is made only where it is denied. */
 export async function prepareMachine(context: LinuxContext, plan: Plan): Promise<Prepared> {
   const { system, config, tools, backend } = context
   const { account, jail } = plan
-  const denied = backend.ensureStaticDeny(config.uidRange)
-  denied.catch(() => undefined)
-  if (!account.exists) await denied
+  const deny = (): Promise<void> => backend.ensureStaticDeny(config.uidRange)
+  if (!account.exists) await deny()
   const gateUser = await ensureGateUser(system, config, tools)
   const real = await ensureAccount(system, config, tools, account, jail)
   await refuseShared(system, account)
-  return { plan: withAccount(plan, real), gateUser, denied }
+  return { plan: withAccount(plan, real), gateUser, deny }
 }
 
 /** The plan for an account that does not exist yet, chosen now. Call it under the lock. */

@@ -50,8 +50,8 @@ export class Warden {
   #control: Control | undefined
   #network: JailNetwork | undefined
   #gateUser = { uid: 0, gid: 0 }
-  /** The static deny of the reserved range is in force. */
-  #denied: Promise<void> = Promise.resolve()
+  /** Settles when the static deny of the reserved range is in force. */
+  #deny: () => Promise<void> = () => Promise.resolve()
   #extraCa: string | undefined
 
   constructor(
@@ -109,7 +109,7 @@ export class Warden {
     }
   }
 
-  /** Claim, account and the jail's rules, in order; what the command waits for besides is in `#denied`. */
+  /** Claim, account and the jail's rules, in order; what the command waits for besides is in `#deny`. */
   async #enterNetwork(): Promise<JailNetwork> {
     const { account, network } = this.#plan
     if (!account.exists || network.isolation === 'uid') {
@@ -154,10 +154,10 @@ export class Warden {
   }
 
   async #prepare(): Promise<void> {
-    const { plan, gateUser, denied } = await prepareMachine(this.#context, this.#plan)
+    const { plan, gateUser, deny } = await prepareMachine(this.#context, this.#plan)
     this.#plan = plan
     this.#gateUser = gateUser
-    this.#denied = denied
+    this.#deny = deny
   }
 
   async #openLog(): Promise<void> {
@@ -191,7 +191,10 @@ export class Warden {
       await endProcesses(this.#context.system, this.#plan.account.uid)
     })
     const { tools, config } = this.#context
-    const held = Promise.all([this.#denied, hold.installed, gate.connected])
+    // In a turn of its own: the first step of the launch, which takes longest, is spawned before.
+    const held = Promise.resolve().then(() =>
+      Promise.all([this.#deny(), hold.installed, gate.connected]),
+    )
     // The launch may fail, or be slow, before it asks.
     held.catch(() => undefined)
     const running = await launch(this.#spec(), launchTools(tools, config.stateDir), held)
