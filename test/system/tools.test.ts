@@ -5,6 +5,7 @@
 import t, { type Test } from 'tap'
 import { evil, services, wire } from '../lab/addresses.js'
 import type { RunOptions } from '../lab/host.js'
+import { firewall } from '../lab/firewall.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import type { Packet } from '../lab/pcap.js'
 
@@ -97,7 +98,9 @@ const failing: readonly [title: string, argv: readonly string[], says: RegExp][]
   ['systemd-run --user', ['systemd-run', '--user', 'true'], /./],
   ['newuidmap', sh('newuidmap $$ 0 1900000000 1'), /./],
   ['unshare', ['unshare', '-Urn', 'true'], /not permitted/],
-  ['nft', ['nft', 'list', 'ruleset'], /permitted|not supported|not found/],
+  firewall === 'nftables'
+    ? ['nft', ['nft', 'list', 'ruleset'], /permitted|not supported|not found/]
+    : ['iptables', ['iptables', '-S'], /[Pp]ermission denied|not found/],
   ['ip', ['ip', 'link', 'set', 'lo', 'down'], /permitted/],
   ['mount', ['mount', '-t', 'tmpfs', 'none', '/tmp'], /permitted|superuser|denied/],
   [
