@@ -50,9 +50,12 @@ t.test('--help of every command: its options and examples, within 80 columns', (
 t.test('words that are wrong: one line, exit 2', (t) => {
   const rows: [string[], RegExp][] = [
     [[], /say what to do/],
-    [['frob'], /unknown argument: frob/],
+    [['bogus'], /^agentjail: unknown command: bogus; see: agentjail --help\n$/],
+    [['stauts'], /unknown command: stauts.*did you mean agentjail status\?/],
+    [['--', 'true'], /no command before --; say what to do/],
+    [['frob', '--', 'run'], /unknown command: frob/],
     [['policy'], /say what to do; see: agentjail policy --help\n$/],
-    [['policy', 'frob'], /frob|say what to do/],
+    [['policy', 'chek'], /unknown command of policy: chek.*did you mean agentjail policy check\?/],
     [['logs', '--bogus'], /unknown argument: bogus/],
     [['run'], /missing required argument: policy/],
     [['run', '--join', 'a', '-p', 'openai', '--', 'true'], /mutually exclusive/],

@@ -7,6 +7,7 @@ import type { Argv, Options } from 'yargs'
 import { JailError } from '../errors.js'
 import type { Ending } from '../launch/types.js'
 import type { CommandIo } from './io.js'
+import { checkCommand } from './known-command.js'
 import { commands, groups } from './table/commands.js'
 import { type CommandSpec, type OptionSpec, type PositionalSpec, Words } from './table/types.js'
 
@@ -15,6 +16,7 @@ const defaultColumns = 80
 
 /** Parses and runs; resolves with how to end, `undefined` for help. Throws USAGE and what commands throw. */
 export async function parse(argv: readonly string[]): Promise<Ending | undefined> {
+  checkCommand(argv)
   const io: CommandIo = { stdout: process.stdout, stderr: process.stderr, env: process.env }
   let ending: Ending | undefined
   const table = yargs()
