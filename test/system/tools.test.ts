@@ -100,7 +100,11 @@ const failing: readonly [title: string, argv: readonly string[], says: RegExp][]
   ['unshare', ['unshare', '-Urn', 'true'], /not permitted/],
   firewall === 'nftables'
     ? ['nft', ['nft', 'list', 'ruleset'], /permitted|not supported|not found/]
-    : ['iptables', ['iptables', '-S'], /[Pp]ermission denied|not found/],
+    : [
+        'iptables',
+        ['iptables', '-S'],
+        /[Pp]ermission denied|not found|Failed to initialize nft|Protocol not supported/,
+      ],
   ['ip', ['ip', 'link', 'set', 'lo', 'down'], /permitted/],
   ['mount', ['mount', '-t', 'tmpfs', 'none', '/tmp'], /permitted|superuser|denied/],
   [
