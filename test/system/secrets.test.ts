@@ -4,7 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { createLab, type Lab } from '../lab/lab.js'
-import { agentjailPath } from '../lab/paths.js'
+import { agentjailPath, root } from '../lab/paths.js'
 import { gates } from './faults-kit.js'
 
 const key = 'sk-proj-Planted0123456789AbCdEfGh'
@@ -56,7 +56,9 @@ async function copies(lab: Lab, where: readonly string[]): Promise<string> {
   ]
   lab.writeFile('/root/forms', `${forms.join('\n')}\n`, 0o600)
   const found = await lab.run(['grep', '-raliF', '-f', '/root/forms', ...where])
-  return found.stdout.trim()
+  // This very file names it, and may lie below /tmp.
+  const files = found.stdout.split('\n').filter((path) => path !== '' && !path.startsWith(root))
+  return files.join('\n')
 }
 
 const places = [
