@@ -16,7 +16,9 @@ const readOnlyNames = new Set([
   ...['.vscode', '.idea', '.fleet', '.zed', '.devcontainer', '.mcp.json', '.ripgreprc'],
   ...['.gitconfig', '.gitmodules', '.hgrc', '.hg', '.svn', '.bzr', '.jj', '.pijul'],
   ...['.npmrc', '.yarnrc', '.yarnrc.yml', '.pypirc', '.curlrc', '.wgetrc', '.psqlrc', '.pdbrc'],
-  ...['.claude/settings.json', '.claude/hooks', '.claude/commands', '.claude/agents', '.cursor'],
+  ...['.claude/settings.json', '.claude/settings.local.json', '.claude/hooks', '.claude/commands'],
+  ...['.claude/agents', '.claude/skills', '.claude/plugins', '.cursor', '.gemini', '.codex'],
+  ...['.opencode', 'opencode.json', '.nvim.lua', '.helix'],
   ...['.pythonrc', '.irbrc', '.Rprofile', '.husky', 'agentjail.yaml', '.agentjail'],
 ])
 

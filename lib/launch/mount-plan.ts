@@ -83,7 +83,9 @@ export function planMounts(
     stage: [
       ...['staging', staging],
       ...(options.idmap ? ['idmap', ...idMaps(spec)] : []),
-      ...facts.trees.flatMap((tree, n) => stageTree(spec, tree, String(n), options.idmap)),
+      ...facts.trees.flatMap((tree, n) =>
+        stageTree(spec, tree, String(n), options.idmap, inside(tree, facts)),
+      ),
     ],
     bwrap,
     files: files(spec, facts, options.roots),
@@ -124,7 +126,21 @@ function directories(paths: readonly string[]): string[] {
   return [...all].sort((a, b) => a.length - b.length).flatMap((path) => ['--dir', path])
 }
 
-function stageTree(spec: LaunchSpec, tree: Tree, n: string, idmap: boolean): string[] {
+/** What is mounted below a tree after it, from its root: denied paths and other trees. */
+function inside(tree: Tree, { denied, trees }: MountFacts): { readonly path: string }[] {
+  const above = `${tree.path}/`
+  return [...denied, ...trees].flatMap(({ path }) =>
+    tree.mode === 'rw' && path.startsWith(above) ? [{ path: path.slice(above.length) }] : [],
+  )
+}
+
+function stageTree(
+  spec: LaunchSpec,
+  tree: Tree,
+  n: string,
+  idmap: boolean,
+  below: readonly { readonly path: string }[],
+): string[] {
   const guards = tree.guards
   const gid = String(spec.caller.gid)
   return [
@@ -132,7 +148,7 @@ function stageTree(spec: LaunchSpec, tree: Tree, n: string, idmap: boolean): str
     ...guards.flatMap(({ make, path }) =>
       make === undefined ? [] : [`make-${make}`, n, path, String(spec.caller.uid), gid],
     ),
-    ...ancestorsOf(guards).flatMap((path) => ['pin', n, path]),
+    ...ancestorsOf([...guards, ...below]).flatMap((path) => ['pin', n, path]),
     ...guards.flatMap(({ kind, path, directory }) => [
       ...[kind === 'read-only' ? 'ro' : directory ? 'hide-dir' : 'hide-file', n, path],
     ]),

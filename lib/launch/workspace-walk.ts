@@ -104,8 +104,11 @@ function gitDirGuards(root: string, path: string, levels: number): Guard[] {
  */
 export const placeholderText = '.\n'
 
+/** Only what cannot block or be large is read: the command may have made it. */
 function isPlaceholder(path: string): boolean {
   try {
+    const stat = lstatSync(path)
+    if (!stat.isFile() || stat.size !== placeholderText.length) return false
     return readFileSync(path, 'utf8') === placeholderText
   } catch {
     return false
@@ -124,8 +127,8 @@ function entries(path: string): Dirent[] {
   }
 }
 
-/** Every directory between the root and a guarded path, parents first: pinned, so that none can be renamed away. */
-export function ancestorsOf(guards: readonly Guard[]): readonly string[] {
+/** Every directory between the root and a path that is mounted over, parents first: pinned, so that none can be renamed away. */
+export function ancestorsOf(guards: readonly Pick<Guard, 'path'>[]): readonly string[] {
   const all = new Set<string>()
   for (const guard of guards) {
     const parts = guard.path.split('/')
