@@ -46,10 +46,15 @@ export async function shareByAcl(
       if (directory) entries.push(`d:u:${String(uid)}`, `d:u:${caller}`)
       const group = String(spec.caller.gid)
       try {
-        await execute(find, [
-          ...['-P', path, '-xdev', '-uid', String(uid)],
-          ...['-exec', chown, '-h', `${caller}:${group}`, '--', '{}', '+'],
-        ])
+        // By descriptor, not by a path in which another jail of this tree may have put a link meanwhile.
+        await execute(
+          find,
+          [
+            ...['-P', path, '-xdev', '-uid', String(uid)],
+            ...['-execdir', chown, '-h', `${caller}:${group}`, '--', '{}', '+'],
+          ],
+          { env: { PATH: '/usr/bin:/bin' } },
+        )
         await execute(setfacl, ['-R', '-P', '-x', entries.join(','), '--', path])
       } catch (error) {
         failures.push(`${path}: ${errorMessage(error).split('\n')[0] ?? ''}`)
