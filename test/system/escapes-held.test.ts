@@ -8,6 +8,7 @@ import t, { type Test } from 'tap'
 import { evil, services } from '../lab/addresses.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import { spawnInternet } from '../lab/namespaces.js'
+import { root } from '../lab/paths.js'
 import type { Packet } from '../lab/pcap.js'
 
 const path = '/etc/agentjail/policies/held.yaml'
@@ -134,6 +135,23 @@ const planted = async (t: Test, { lab, prefix }: Bench) => {
   t.equal(stdout, 'whole\nroot 644\n', 'nothing of root was written, given away or opened')
 }
 
+/** Row 65: agentjail's own package where others can change it: no sudo is asked to run that as root. */
+const elevated = async (t: Test, { lab, prefix }: Bench) => {
+  const copy = `mkdir -p /srv/shared/agentjail; cd /srv/shared/agentjail; cp -r ${root}/dist ${root}/policies ${root}/package.json .; chown -R alice: /srv/shared`
+  const made = await lab.run(['sh', '-c', copy])
+  t.equal(made.code, 0, made.stderr)
+  const argv = ['/srv/shared/agentjail/dist/bin/agentjail.cjs', ...prefix, '--', 'id', '-un']
+  const run = () => lab.run([process.execPath, ...argv], { user: 'alice', cwd: '/home/alice' })
+  t.match(await run(), { code: 0, stdout: 'aj-held\n' }, 'where only alice can: as ever')
+  for (const at of ['/srv/shared', '/srv/shared/agentjail/dist/bin/agentjail.cjs']) {
+    await lab.run(['chmod', 'go+w', at])
+    const refused = await run()
+    t.match(refused, { code: 125, stderr: new RegExp(`as root: others can change ${at}`) })
+    t.equal(refused.stdout, '')
+    await lab.run(['chmod', 'go-w', at])
+  }
+}
+
 t.setTimeout(4 * timeout)
 for (const isolation of ['namespace', 'uid'] as const) {
   t.test(isolation, { timeout: 2 * timeout }, async (t) => {
@@ -151,6 +169,7 @@ for (const isolation of ['namespace', 'uid'] as const) {
     lab.writeFile(path, policy(4100))
     await t.test('a socket that another user hands over', { timeout }, (t) => handed(t, bench))
     await t.test('what stays behind a normal end', { timeout }, (t) => normalEnd(t, bench))
+    await t.test('a package that others can change', { timeout }, (t) => elevated(t, bench))
     await t.test('links under names that agentjail uses', { timeout }, (t) => planted(t, bench))
   })
 }
