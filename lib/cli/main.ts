@@ -18,11 +18,16 @@ export async function main(argv: readonly string[]): Promise<void> {
     const ending = await dispatch(argv)
     if (ending !== undefined) endLike(ending)
   } catch (error) {
-    process.exitCode = error instanceof JailError ? error.exit : exitCode.refused
-    process.stderr.write(
-      debug ? `${String(error instanceof Error ? error.stack : error)}\n` : describe(error),
-    )
+    process.exitCode = tellError(error, debug)
   }
+}
+
+/** Tells the user what was thrown; gives the exit code. */
+export function tellError(error: unknown, debug: boolean): number {
+  process.stderr.write(
+    debug ? `${String(error instanceof Error ? error.stack : error)}\n` : describe(error),
+  )
+  return error instanceof JailError ? error.exit : exitCode.refused
 }
 
 async function dispatch(argv: readonly string[]): Promise<Ending | undefined> {

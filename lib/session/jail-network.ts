@@ -166,12 +166,24 @@ export class JailNetwork {
       const update = (): Promise<void> => this.hold.update(plan.network, ports)
       await this.#locked(update)
     } catch (error) {
-      this.#policy = before
-      await keeper.update(before)
+      await this.#putBack(keeper, before)
       throw error
     }
     this.#plan = plan
     return { plan, cut }
+  }
+
+  /** The kernel too: its change may have gone in before something failed. Never throws; else the command is ended. */
+  async #putBack(keeper: GateKeeper, before: GatePolicy): Promise<void> {
+    this.#policy = before
+    const { network } = this.#plan
+    try {
+      await keeper.update(before)
+      const ports = await keeper.prepare(network)
+      await this.#locked(() => this.hold.update(network, ports))
+    } catch (error) {
+      this.#options.command.fail(`the old policy cannot be put back: ${errorMessage(error)}`)
+    }
   }
 
   #keep(user: { readonly uid: number; readonly gid: number }): GateKeeper {

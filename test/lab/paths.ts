@@ -12,4 +12,6 @@ export const root = findRoot(dirname(fileURLToPath(import.meta.url)))
 export const modules = realpathSync(join(root, 'node_modules'))
 export const scriptPath = (name: string): string => join(root, 'test/lab', name)
 export const builtPath = (name: string): string => join(root, 'dist/test/lab', name)
+/** Of the programs that tests start on the host. */
+export const fixturePath = (name: string): string => join(root, 'dist/test/fixtures', name)
 export const agentjailPath = join(root, 'dist/bin/agentjail.cjs')

@@ -66,16 +66,20 @@ export async function eventually(check: () => boolean | Promise<boolean>, tries 
 const mayStay =
   /^-?\/(usr\/sbin\/(nft|iptables-restore)?$|var\/(log|lib)\/agentjail|run\/agentjail\/(last-uid|stage\/|jails\/)?$)/
 
-/** Nothing of any jail, judged by the kernel; the caller called `lab.remember` when all was set up. */
-export async function nothingLeft(t: Test, lab: Lab, name: string) {
+/** What is left of any jail, judged by the kernel; the caller called `lab.remember` when all was set up. */
+export async function leftOf(lab: Lab) {
   const { files, cgroups, ...others } = await lab.leftovers()
-  // Control groups are the machine's: another test may run beside this one.
-  t.same(
-    (cgroups ?? []).filter((path) => path.includes('/faults')),
-    [],
-    `${name}: control groups`,
-  )
+  return {
+    others,
+    // They are the machine's: another test may run beside this one.
+    cgroups: (cgroups ?? []).filter((path) => path.includes('/faults')),
+    files: (files ?? []).filter((path) => !mayStay.test(path)),
+  }
+}
+
+export async function nothingLeft(t: Test, lab: Lab, name: string) {
+  const { files, cgroups, others } = await leftOf(lab)
+  t.same(cgroups, [], `${name}: control groups`)
   t.same(others, {}, `${name}: rules, links, routes, processes, namespaces, mounts`)
-  const left = (files ?? []).filter((path) => !mayStay.test(path))
-  t.same(left, [], `${name}: files`)
+  t.same(files, [], `${name}: files`)
 }

@@ -101,6 +101,7 @@ class PipedNft implements NftSession {
     try {
       await this.#session.write(text)
     } catch (error) {
+      clearTimeout(timer)
       throw new JailError('BACKEND', `cannot reach nft: ${errorMessage(error)}`, { cause: error })
     }
     const line = await answer
