@@ -60,6 +60,11 @@ const mistakes: readonly (readonly [string, string, readonly string[]])[] = [
       '4:9: anchors and aliases are not read; write the value out',
     ],
   ],
+  [
+    'pattern without quotes',
+    'version: 1\nnetwork:\n  allow:\n    - *.example.com',
+    ['4:7: anchors and aliases are not read; put the pattern in quotes: "*.example.com"'],
+  ],
   ['tag', 'version: 1\nname: !!binary aGk=', ['2:16: tags are not read; write the plain value']],
   [
     'two documents',

@@ -37,12 +37,19 @@ async function dispatch(argv: readonly string[]): Promise<Ending | undefined> {
   return await runCommand(run, { stdout: process.stdout, stderr: process.stderr, env: process.env })
 }
 
+/** `process.cwd()` in a directory that was removed. */
+function isDirectoryGone(error: unknown): boolean {
+  return (error as NodeJS.ErrnoException | undefined)?.syscall === 'uv_cwd'
+}
+
 function separator(argv: readonly string[]): number {
   const index = argv.indexOf('--')
   return index < 0 ? argv.length : index
 }
 
 function describe(error: unknown): string {
+  if (isDirectoryGone(error))
+    return 'agentjail: the working directory is not there any more; go into one that is\n'
   if (!(error instanceof JailError))
     return `agentjail: unexpected: ${errorMessage(error)} (--debug shows where)\n`
   const hint = error.hint === undefined ? '' : `; ${error.hint}`

@@ -3,7 +3,7 @@
  * Invariant: bounded in depth and number; symbolic links are never followed (the mount step checks
  * again, by descriptor, that nothing became one meanwhile).
  */
-import { lstatSync, readdirSync, readFileSync, type Dirent } from 'node:fs'
+import { accessSync, constants, lstatSync, readdirSync, readFileSync, type Dirent } from 'node:fs'
 import {
   gitReadOnly,
   guardOf,
@@ -93,6 +93,8 @@ function gitDirGuards(root: string, path: string, levels: number): Guard[] {
       const directory = entry.isDirectory()
       return [{ ...guard, directory, ...(left ? { make: 'placeholder' } : {}) }]
     }
+    // Where nothing can be made, nothing has to be held: the jail sees it read-only, too.
+    if (isReadOnly(`${root}/${path}`)) return []
     if (name === 'hooks') return [{ ...guard, directory: true, make: 'directory' }]
     return name === 'commondir' ? [{ ...guard, directory: false, make: 'placeholder' }] : []
   })
@@ -112,6 +114,16 @@ function isPlaceholder(path: string): boolean {
     return readFileSync(path, 'utf8') === placeholderText
   } catch {
     return false
+  }
+}
+
+/** As root: only a file system or a mount that is read-only refuses so. */
+function isReadOnly(directory: string): boolean {
+  try {
+    accessSync(directory, constants.W_OK)
+    return false
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EROFS'
   }
 }
 

@@ -322,6 +322,23 @@ const badInput = async (t: Test, { lab }: Bench) => {
   t.same(made, [], 'no file but the state directory')
 }
 
+/** A repository on a file system that is read-only, and a directory that is gone. */
+const oddPlaces = async (t: Test, { lab, prefix, run }: Bench) => {
+  const place = '/srv/read-only'
+  const script = `mkdir ${place} && mount -t tmpfs none ${place} && mkdir ${place}/.git &&
+    echo 'ref: refs/heads/main' > ${place}/.git/HEAD && mount -o remount,ro ${place}`
+  const mounted = await lab.run(['sh', '-c', script])
+  t.equal(mounted.code, 0, mounted.stderr)
+  const held = await run(['sh', '-c', 'pwd; : > .git/commondir'], { cwd: place })
+  t.equal(held.stdout, `${place}\n`, held.stderr)
+  t.match(held.stderr, /Read-only file system/)
+  await lab.run(['sh', '-c', `umount ${place} && rmdir ${place}`])
+  const words = ['node', join(root, 'dist/bin/agentjail.cjs'), ...prefix, '--', 'true'].join(' ')
+  const gone = await lab.run(['sh', '-c', `mkdir /srv/gone; cd /srv/gone; rmdir ../gone; ${words}`])
+  t.equal(gone.code, 125)
+  t.match(gone.stderr, /^agentjail: the working directory is not there any more/m)
+}
+
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 300_000
 
@@ -345,6 +362,7 @@ for (const isolation of isolations) {
     await t.test('other users notice nothing', { timeout }, (t) => othersUntouched(t, bench))
     await t.test('usual programs behave', { timeout }, (t) => toolsBehave(t, bench))
     await t.test('an address that changes is followed', { timeout }, (t) => dnsIsFollowed(t, bench))
+    await t.test('odd working directories', { timeout }, (t) => oddPlaces(t, bench))
     await t.test('each end leaves nothing', { timeout }, (t) => endsLeaveNothing(t, bench))
     const uninstalled = await lab.agentjail(['uninstall'])
     t.equal(uninstalled.code, 0, uninstalled.stderr)

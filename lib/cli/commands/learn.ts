@@ -63,7 +63,7 @@ export async function learnCommand(args: LearnArgs, io: CommandIo): Promise<Endi
   await write(path, args.output, text, caller)
   const count = observed.destinations.length
   io.stderr.write(
-    `agentjail: ${String(count)} destination${count === 1 ? '' : 's'} learned, ${args.output} written; try it: agentjail run --policy ${shown(args.output)} -- ${basename(args.command[0])} …\n`,
+    `agentjail: ${String(count)} destination${count === 1 ? '' : 's'} learned, ${args.output} written; try it: agentjail run --policy ${shown(args.output)} -- ${args.command[0]}${args.command.length > 1 ? ' …' : ''}\n`,
   )
   return ending
 }

@@ -39,7 +39,7 @@ const planOptions: readonly OptionSpec[] = [
     choices: backendChoices,
     describe: 'Which firewall holds it [nftables, or iptables where nft is missing]',
   },
-  { ...jsonOption, describe: 'Print the plan as JSON' },
+  { ...jsonOption, describe: 'Print the plan as JSON (run: with --dry-run)' },
 ]
 
 const planWords = (words: Words) => ({

@@ -108,7 +108,12 @@ function checkNode(node: unknown, reader: Reader, depth: number): void {
   if (!isAlias(node) && !isScalar(node) && !isCollection(node)) return
   const at = reader.originAt(node.range?.[0] ?? 0)
   if (isAlias(node) || node.anchor !== undefined) {
-    reader.fail(at, 'anchors and aliases are not read', 'write the value out')
+    // `*.example.com` without quotes: YAML takes it for an alias.
+    const hint =
+      isAlias(node) && node.source.startsWith('.')
+        ? `put the pattern in quotes: "*${node.source}"`
+        : 'write the value out'
+    reader.fail(at, 'anchors and aliases are not read', hint)
     return
   }
   if (node.tag !== undefined) {
