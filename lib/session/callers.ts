@@ -1,7 +1,7 @@
 /**
  * Whose socket it was that was denied: from the port of the client to the process that holds it.
  * The gate tells the port the moment it denies; the kernel forgets it when the process closes the socket.
- * Invariant: best effort and bounded. Nobody waits for it, no denial depends on it, and what a jail does
+ * Invariant: best effort and bounded. A denial waits for it a moment at most, no verdict depends on it, and what a jail does
  * costs the warden at most `lookupsPerSecond` looks at `maxLinks` descriptors.
  */
 import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'

@@ -11,7 +11,8 @@ import { errorMessage, JailError } from '../errors.js'
 import { denyLabel, launchdDirectory, launchdServices, serviceLabel } from '../service/launchd.js'
 import { parseJailName } from '../plan/names.js'
 import type { System } from '../system/types.js'
-import { defaultConfigText, type Config } from './config.js'
+import type { Config } from './config.js'
+import { removeConfig, removeEmptyDir, removeFile, removeTree } from './remove.js'
 import { paths } from './units.js'
 
 export interface MacUninstall {
@@ -120,33 +121,6 @@ async function removeGateUser(system: System, name: string): Promise<boolean> {
   await deleteRecord(system, 'Users', name)
   await deleteRecord(system, 'Groups', name)
   return true
-}
-
-async function removeConfig({ system, purge, say }: MacUninstall): Promise<boolean> {
-  const text = await system.readFile(paths.config)
-  if (text !== undefined && text !== defaultConfigText && !purge) {
-    say(`kept ${paths.config}: it was changed`)
-    return false
-  }
-  return await removeFile(system, paths.config)
-}
-
-async function removeFile(system: System, path: string): Promise<boolean> {
-  const stat = await system.lstat(path)
-  if (stat === undefined || stat.kind === 'directory') return false
-  await system.removeFile(path)
-  return true
-}
-
-async function removeTree(system: System, path: string): Promise<boolean> {
-  if ((await system.lstat(path))?.kind !== 'directory') return false
-  await system.removeDir(path)
-  return true
-}
-
-async function removeEmptyDir(system: System, path: string): Promise<boolean> {
-  if ((await system.list(path)).length > 0) return false
-  return await removeTree(system, path)
 }
 
 /** /var/agentjail above the homes, if it is named so and nothing else is in it. */

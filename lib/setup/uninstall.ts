@@ -13,7 +13,8 @@ import { JailError, errorMessage } from '../errors.js'
 import { findTool, findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
 import { findBoot } from './boot.js'
-import { type Config, defaultConfigText } from './config.js'
+import type { Config } from './config.js'
+import { removeConfig, removeEmptyDir, removeFile, removeTree } from './remove.js'
 import { processesInRange } from './deny.js'
 import { findFirewall } from './firewall.js'
 import { paths } from './units.js'
@@ -140,34 +141,6 @@ async function removeNftables(system: System, config: Config): Promise<boolean> 
   const tools = { nft: nft.path, ip: '', unshare: '', nsenter: '', perl: '' }
   await nftablesBackend({ system, tools, stateDir: config.stateDir }).uninstall()
   return true
-}
-
-async function removeConfig({ system, purge, say }: UninstallOptions): Promise<boolean> {
-  const text = await system.readFile(paths.config)
-  if (text !== undefined && text !== defaultConfigText && !purge) {
-    say(`kept ${paths.config}: it was changed`)
-    return false
-  }
-  return await removeFile(system, paths.config)
-}
-
-async function removeFile(system: System, path: string): Promise<boolean> {
-  const stat = await system.lstat(path)
-  if (stat === undefined || stat.kind === 'directory') return false
-  await system.removeFile(path)
-  return true
-}
-
-async function removeTree(system: System, path: string): Promise<boolean> {
-  const stat = await system.lstat(path)
-  if (stat?.kind !== 'directory') return false
-  await system.removeDir(path)
-  return true
-}
-
-async function removeEmptyDir(system: System, path: string): Promise<boolean> {
-  if ((await system.list(path)).length > 0) return false
-  return await removeTree(system, path)
 }
 
 /** /var/lib/agentjail above the homes, if it is named so and nothing else is in it. */
