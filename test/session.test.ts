@@ -101,6 +101,28 @@ t.test('collection: the dead only; what does not go keeps its entry', async (t) 
   for (const name of ['alive', 'stuck']) await registry.remove(name)
 })
 
+t.test('collection: a name that was cleared and taken meanwhile is left alone', async (t) => {
+  const gone = { pid: 2 ** 22, start: 1, boot: await system.bootId() }
+  await registry.claim(await entry('again', { owner: gone }))
+  // Its warden clears it, and another takes its name, between the listing and the look at the owner.
+  const between = {
+    ...system,
+    processStart: async (pid: number) => {
+      if (pid === gone.pid) {
+        await registry.remove('again')
+        await registry.claim(await entry('again'))
+      }
+      return await system.processStart(pid)
+    },
+  }
+  t.same(await deadJails({ system: between, registry }), [])
+  await registry.remove('again')
+
+  // Gone between the listing of names and the reading: not one that cannot be read.
+  const fleeting = { ...system, list: () => Promise.resolve(['fleeting.json']) }
+  t.same(await openRegistry(fleeting, stateDir).broken(), [])
+})
+
 t.test(
   'lock: one at a time; a dead holder is no holder; a clock that jumped is told',
   async (t) => {

@@ -24,6 +24,8 @@ const maxWaiting = 16
 interface Flow {
   readonly upstream: dgram.Socket
   readonly connection: Connection
+  /** Idempotent: silence, a withdrawn grant and the gate's own end may all come to it. */
+  readonly close: () => void
   /** Until the socket is connected; then `undefined`. */
   waiting: Buffer[] | undefined
   last: number
@@ -42,7 +44,7 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
   const flows = new Map<string, Flow>()
   const sweeper = setInterval(() => {
     for (const flow of flows.values()) {
-      if (parts.now() - flow.last > idleMs) flow.upstream.close()
+      if (parts.now() - flow.last > idleMs) flow.close()
     }
   }, sweepMs)
 
@@ -79,6 +81,7 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
       return undefined
     }
     const upstream = dgram.createSocket(address.includes(':') ? 'udp6' : 'udp4')
+    const close = closer(upstream)
     const connection = parts.connections.add(
       {
         kind: name === undefined ? 'address' : 'name',
@@ -89,11 +92,9 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
         proto: 'udp',
         grant,
       },
-      () => {
-        upstream.close()
-      },
+      close,
     )
-    const flow: Flow = { upstream, connection, waiting: [], last: parts.now() }
+    const flow: Flow = { upstream, connection, close, waiting: [], last: parts.now() }
     flows.set(key, flow)
     upstream.on('error', () => {
       // An ICMP refusal: the client learns by silence, as it would behind any NAT.
@@ -119,9 +120,18 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
   return {
     close: () => {
       clearInterval(sweeper)
-      for (const flow of flows.values()) flow.upstream.close()
+      for (const flow of flows.values()) flow.close()
       inside.close()
     },
+  }
+}
+
+/** dgram throws when it is closed a second time. */
+function closer(socket: dgram.Socket): () => void {
+  let isOpen = true
+  return () => {
+    if (isOpen) socket.close()
+    isOpen = false
   }
 }
 

@@ -35,8 +35,15 @@ export async function deadJails(
   extent: 'share' | 'all' = 'all',
 ): Promise<RegistryEntry[]> {
   const entries = await registry.list(extent === 'all' ? undefined : share)
-  const alive = await Promise.all(entries.map(({ owner }) => isAlive(system, owner)))
-  return entries.filter((_, index) => alive[index] === false)
+  const dead = await Promise.all(
+    entries.map(async (entry) => {
+      if (await isAlive(system, entry.owner)) return []
+      // Its warden may have cleared it and ended since it was listed, and the name be another jail's by now. What is
+      // still there after its owner's death stays, for whoever has the lock.
+      return (await registry.stillHas(entry)) ? [entry] : []
+    }),
+  )
+  return dead.flat()
 }
 
 /** Call it under the lock. Idempotent. */

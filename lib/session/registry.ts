@@ -43,6 +43,8 @@ export interface Registry {
   claim(entry: RegistryEntry): Promise<boolean>
   update(entry: RegistryEntry): Promise<void>
   read(name: string): Promise<RegistryEntry | undefined>
+  /** Whether the name is still held by the same owner. */
+  stillHas(entry: RegistryEntry): Promise<boolean>
   /** All of them, or at most so many, others each time. */
   list(most?: number): Promise<readonly RegistryEntry[]>
   /** Files that cannot be read as entries: names without `.json`. */
@@ -73,6 +75,10 @@ export function openRegistry(system: System, stateDir: string): Registry {
     claim: (entry) => system.claimFile(path(entry.name), serialise(entry), 0o600),
     update: (entry) => system.writeFile(path(entry.name), serialise(entry), 0o600),
     read,
+    stillHas: async ({ name, owner }) => {
+      const now = (await readable(name))?.owner
+      return now?.pid === owner.pid && now.start === owner.start && now.boot === owner.boot
+    },
     list: async (most) => {
       const all = await names()
       const from = most === undefined || all.length <= most ? 0 : process.pid % all.length
@@ -81,7 +87,10 @@ export function openRegistry(system: System, stateDir: string): Registry {
     },
     broken: async () => {
       const found: string[] = []
-      for (const name of await names()) if ((await readable(name)) === undefined) found.push(name)
+      for (const name of await names()) {
+        // One that is gone meanwhile is no broken one: its name may be another jail's by now.
+        await read(name).catch(() => found.push(name))
+      }
       return found
     },
     remove: (name) => system.removeFile(path(name)),

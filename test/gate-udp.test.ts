@@ -1,0 +1,52 @@
+/**
+ * What ends the flows of a relayed UDP grant: the policy, and the gate's own end, in any order and both at once.
+ */
+import dgram from 'node:dgram'
+import { once } from 'node:events'
+import t from 'tap'
+import { Decisions } from '../lib/gate/decisions.js'
+import { relayUdp } from '../lib/gate/udp.js'
+import { assemble, cidrGrant, policy } from './gate-kit.js'
+
+async function bound(): Promise<{ socket: dgram.Socket; port: number }> {
+  const socket = dgram.createSocket('udp4')
+  socket.bind(0, '127.0.0.1')
+  await once(socket, 'listening')
+  return { socket, port: socket.address().port }
+}
+
+/** A relay towards a server that answers `got TEXT`, and a client with a flow through it. */
+async function flowing() {
+  const server = await bound()
+  server.socket.on('message', (message, { port, address }) =>
+    server.socket.send(`got ${message.toString()}`, port, address),
+  )
+  const given = policy({ cidrs: [cidrGrant('127.0.0.1/32', server.port, 'udp')] })
+  const { names, connections, budgets, update } = assemble(given)
+  const decisions = new Decisions(() => Promise.resolve())
+  const inside = await bound()
+  const parts = { names, connections, budgets, decisions, now: () => performance.now() }
+  const served = relayUdp(inside.socket, server.port, parts)
+  const client = await bound()
+  client.socket.send('hello', inside.port, '127.0.0.1')
+  const [answer] = (await once(client.socket, 'message')) as [Buffer]
+  const end = () => {
+    client.socket.close()
+    server.socket.close()
+  }
+  return { answer: answer.toString(), served, connections, update, end }
+}
+
+t.test('the end of the gate closes a flow once, whoever comes first', async (t) => {
+  for (const order of ['relay first', 'connections first', 'withdrawn first'] as const) {
+    const { answer, served, connections, update, end } = await flowing()
+    t.equal(answer, 'got hello', `${order}: relayed`)
+    if (order === 'withdrawn first') t.equal(update(policy()), 1, 'the withdrawn flow is cut')
+    if (order === 'connections first') connections.cutAll()
+    t.doesNotThrow(() => served.close(), order)
+    t.doesNotThrow(() => connections.cutAll(), order)
+    await new Promise((resolve) => setImmediate(resolve))
+    t.equal(connections.size, 0, `${order}: no flow is left`)
+    end()
+  }
+})
