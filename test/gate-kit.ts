@@ -7,6 +7,7 @@ import net from 'node:net'
 import { performance } from 'node:perf_hooks'
 import packet, { type Answer, type DecodedPacket, type Packet } from 'dns-packet'
 import type { Decision } from '../lib/audit/record.js'
+import { onAccepted } from '../lib/gate/accept.js'
 import { Budgets } from '../lib/gate/budgets.js'
 import { Connections } from '../lib/gate/connections.js'
 import { Decisions } from '../lib/gate/decisions.js'
@@ -178,7 +179,8 @@ export interface Setup {
 export async function setUp(t: Tap, given: GatePolicy): Promise<Setup> {
   const parts = assemble(given)
   let next: { destination: string | undefined; port: number } | undefined
-  const server = net.createServer(serverOptions, (socket) => {
+  const server = net.createServer(serverOptions)
+  onAccepted(server, (socket) => {
     void parts.relay.accept(socket, next!.destination, next!.port)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

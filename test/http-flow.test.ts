@@ -326,6 +326,37 @@ t.test('WebSocket: bytes both ways, counted, closed with either side', async (t)
   await stage.close()
 })
 
+t.test('WebSocket without TLS', async (t) => {
+  const stage = await openStage({
+    grants: [grant({ inspect: 'sni', ports: [{ first: 80, last: 80 }] })],
+    onUpgrade: (_request, socket) => {
+      socket.write(
+        'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
+      )
+      socket.on('data', (chunk) => socket.write(`echo ${chunk.toString()}`))
+      socket.on('end', () => socket.end())
+    },
+  })
+  const socket = net.connect(stage.plainPort, '127.0.0.1')
+  let text = ''
+  socket.on('data', (chunk: Buffer) => {
+    text += chunk.toString()
+  })
+  socket.write(
+    'GET /ws HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nearly',
+  )
+  for (const [said, next] of [
+    ['echo early', 'later'],
+    ['echo later', ''],
+  ] as const) {
+    while (!text.includes(said)) await new Promise((resolve) => socket.once('data', resolve))
+    if (next !== '') socket.write(next)
+  }
+  t.match(text, /^HTTP\/1\.1 101 /)
+  socket.destroy()
+  await stage.close()
+})
+
 t.test('inject: the placeholder is swapped on the way out, the key on the way back', async (t) => {
   const placeholder = 'sk-placeholder-0001'
   t.equal(placeholder.length, key.length)

@@ -8,6 +8,7 @@ import https from 'node:https'
 import net, { type AddressInfo, type Socket } from 'node:net'
 import tls from 'node:tls'
 import type { Decision, ReasonCode } from '../lib/audit/record.js'
+import { onAccepted } from '../lib/gate/accept.js'
 import { type Authority, createAuthority } from '../lib/gate/http/authority.js'
 import { servePlain, serveTls } from '../lib/gate/http/serve.js'
 import type { HttpContext, HttpServing } from '../lib/gate/http/types.js'
@@ -156,7 +157,8 @@ export async function openStage(options: StageOptions): Promise<Stage> {
     authority: ca,
     upstreamCa: options.upstreamCa ?? originCa.pem,
   }
-  const gate = net.createServer((socket) => {
+  const gate = net.createServer()
+  onAccepted(gate, (socket) => {
     sockets.add(socket)
     socket.on('error', () => undefined)
     socket.once('data', (hello) => {
@@ -165,8 +167,10 @@ export async function openStage(options: StageOptions): Promise<Stage> {
       const port = options.ownPort === true ? portOf(gate) : 443
       servings.push(serveTls(socket, name, hello, port, context))
     })
+    socket.resume()
   })
-  const plainGate = net.createServer((socket) => {
+  const plainGate = net.createServer()
+  onAccepted(plainGate, (socket) => {
     sockets.add(socket)
     servings.push(servePlain(socket, 80, context))
   })

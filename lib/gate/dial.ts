@@ -3,12 +3,11 @@
  * Invariant: exactly one connection survives; the others are destroyed.
  */
 import net from 'node:net'
+import { keepAlive } from './keep-alive.js'
 
 /** RFC 8305 section 5: "Connection Attempt Delay", 250 ms recommended. */
 const attemptDelayMs = 250
 const connectTimeoutMs = 15_000
-/** So that a dead peer of a silent connection is noticed in the end. */
-const keepAliveMs = 60_000
 
 export interface DialOptions {
   /** Where the connection is read into; it is handed over paused then. */
@@ -18,12 +17,18 @@ export interface DialOptions {
   readonly timeoutMs?: number
 }
 
+export interface Dialled {
+  readonly socket: net.Socket
+  /** The one of the addresses that took the connection. */
+  readonly address: string
+}
+
 /** Rejects with the last error when no address takes the connection. */
 export function dialAddresses(
   addresses: readonly string[],
   port: number,
   options: DialOptions = {},
-): Promise<net.Socket> {
+): Promise<Dialled> {
   return new Promise((resolve, reject) => {
     const attempts = new Set<net.Socket>()
     let next = 0
@@ -51,8 +56,6 @@ export function dialAddresses(
         port,
         allowHalfOpen: true,
         noDelay: true,
-        keepAlive: true,
-        keepAliveInitialDelay: keepAliveMs,
         ...(options.onread === undefined ? {} : { onread: options.onread }),
       })
       attempts.add(socket)
@@ -65,7 +68,8 @@ export function dialAddresses(
         if (!attempts.has(socket)) return
         socket.off('error', onError)
         if (options.onread !== undefined) socket.pause()
-        finish(() => resolve(socket), socket)
+        keepAlive(socket)
+        finish(() => resolve({ socket, address }), socket)
       })
       if (next < addresses.length) delay = setTimeout(start, attemptDelayMs)
     }

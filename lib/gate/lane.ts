@@ -35,7 +35,12 @@ export class Lane {
     }
   }
 
-  /** Before the first read: `from` must be paused. */
+  /** What comes before `join` is handed out by the socket itself, like any stream's. */
+  readFrom(from: Socket): void {
+    this.#from = from
+  }
+
+  /** From here on what is read goes to `to`; `from` must be paused. */
   join(from: Socket, to: Socket, allow: Allow): void {
     this.#from = from
     this.#to = to
@@ -50,8 +55,9 @@ export class Lane {
   /** False: stop reading until what was passed on is written. */
   #pass(length: number, buffer: Uint8Array): boolean {
     const to = this.#to
-    if (to === undefined || this.#allow?.(length) !== true) return false
     const bytes = buffer.subarray(0, length)
+    if (to === undefined) return this.#from?.push(Buffer.from(bytes)) === true
+    if (this.#allow?.(length) !== true) return false
     to.write(buffer === shared ? Buffer.from(bytes) : bytes, this.#onWritten)
     // The kernel takes most writes at once.
     if (to.writableLength > 0) {

@@ -5,13 +5,14 @@
  */
 import type { Server, Socket } from 'node:net'
 import type { Decision, ReasonCode } from '../audit/record.js'
+import { onAccepted } from './accept.js'
 import { errnoCode, errorMessage } from '../errors.js'
 import { unmapAddress } from '../policy/addresses.js'
 import type { Grant } from '../policy/types.js'
 import type { AnyGrant, Budgets } from './budgets.js'
 import { type Connections, type Purpose, reset } from './connections.js'
 import type { Decisions } from './decisions.js'
-import { dialAddresses } from './dial.js'
+import { dialAddresses, type Dialled } from './dial.js'
 import { Lane } from './lane.js'
 import type { Names } from './names.js'
 import { chooseRoute, type Route } from './route.js'
@@ -67,7 +68,7 @@ export class Relay {
 
   /** `port` 0: the port that the client dialled. `isRedirected`: the local address means nothing. */
   serve(server: Server, port: number, isRedirected: boolean): void {
-    server.on('connection', (socket) => {
+    onAccepted(server, (socket) => {
       const destination = isRedirected ? undefined : unmapAddress(socket.localAddress ?? '')
       const meant = port === 0 ? (socket.localPort ?? 0) : port
       // Gone before we looked, or an address of no form we know.
@@ -154,18 +155,19 @@ export class Relay {
     if ('reason' in found) throw new Refusal(found.reason, found.detail)
     const spent = budgets.open(grant)
     if (spent !== undefined) throw new Refusal(spent)
-    let upstream: Socket
+    let dialled: Dialled
     try {
-      upstream = await dialAddresses(found.addresses, port)
+      dialled = await dialAddresses(found.addresses, port)
     } catch (error) {
       budgets.close(grant)
       throw new Refusal('dial-failed', describe(error))
     }
+    const { socket: upstream, address } = dialled
     const connection = connections.add(
       {
         kind: 'name',
         name,
-        address: unmapAddress(upstream.remoteAddress ?? '') ?? '',
+        address,
         port,
         layer: 'http',
         proto: 'tcp',
@@ -204,9 +206,9 @@ export class Relay {
       return
     }
     const down = new Lane()
-    let upstream: Socket
+    let dialled: Dialled
     try {
-      upstream = await dialAddresses(addresses, port, { onread: down.onread, client: socket })
+      dialled = await dialAddresses(addresses, port, { onread: down.onread, client: socket })
     } catch (error) {
       budgets.close(grant)
       if (socket.destroyed) return
@@ -214,7 +216,7 @@ export class Relay {
       this.#refuse(socket, { reason: 'dial-failed', detail, ...about }, addresses[0], port, replies)
       return
     }
-    const address = unmapAddress(upstream.remoteAddress ?? '') ?? addresses[0] ?? ''
+    const { socket: upstream, address } = dialled
     let cut = (): void => {
       reset(socket, upstream)
     }

@@ -24,12 +24,7 @@ export interface Reopened {
 /** The old socket must be paused; it is closed, and the new one does not read before it is resumed. */
 export function reopen(old: Socket, onread: OnReadOpts): Reopened {
   const holder = old as unknown as WithHandle
-  const chunks: Buffer[] = []
-  for (;;) {
-    const chunk = old.read() as Buffer | null
-    if (chunk === null) break
-    chunks.push(chunk)
-  }
+  const early = takeRead(old)
   const handle = holder._handle
   if (handle !== null) {
     handle.readStop()
@@ -46,5 +41,18 @@ export function reopen(old: Socket, onread: OnReadOpts): Reopened {
   old.destroy()
   // It was closed meanwhile: so is its successor.
   if (handle === null) socket.destroy()
-  return { socket, early: Buffer.concat(chunks) }
+  return { socket, early }
 }
+
+/** What a paused socket has read and not given out. */
+export function takeRead(socket: Socket): Buffer {
+  const chunks: Buffer[] = []
+  while (socket.readableLength > 0) {
+    const chunk = socket.read() as Buffer | null
+    if (chunk === null) break
+    chunks.push(chunk)
+  }
+  return chunks.length === 1 ? (chunks[0] ?? none) : Buffer.concat(chunks)
+}
+
+const none = Buffer.alloc(0)

@@ -3,9 +3,10 @@
  * Invariant: a byte goes up only after `onUp` has agreed to it, and when one side breaks the other is reset.
  */
 import type { Socket } from 'node:net'
+import { laneOf } from './accept.js'
 import { reset } from './connections.js'
 import { Lane } from './lane.js'
-import { reopen } from './reopen.js'
+import { reopen, takeRead } from './reopen.js'
 
 /** One side has said it is done: the other may stay silent this long. */
 const halfClosedIdleMs = 600_000
@@ -29,8 +30,8 @@ export function splice(
   head: Buffer,
   hooks: Splice,
 ): { readonly start: () => void; readonly cut: () => void } {
-  const up = new Lane()
-  const { socket: client, early } = reopen(accepted, up.onread)
+  const { client, up, early } = intoLane(accepted)
+  client.setNoDelay(true)
   up.join(client, upstream, hooks.onUp)
   down.join(upstream, client, (bytes) => {
     hooks.onDown(bytes)
@@ -50,10 +51,7 @@ export function splice(
     socket.on('error', () => undefined)
     socket.on('close', onClose(other))
     socket.on('end', () => {
-      other.end()
-      for (const each of [socket, other]) {
-        each.setTimeout(halfClosedIdleMs, () => each.destroy())
-      }
+      onEnd(socket, other)
     })
   }
   const start = (): void => {
@@ -64,6 +62,8 @@ export function splice(
     }
     client.resume()
     upstream.resume()
+    // It was done before there was somebody to tell.
+    if (client.readableEnded) onEnd(client, upstream)
   }
   return {
     start,
@@ -71,4 +71,27 @@ export function splice(
       reset(client, upstream)
     },
   }
+}
+
+/** `socket` has said all that it will ever say. */
+function onEnd(socket: Socket, other: Socket): void {
+  // Nobody listens there any more and nothing waits: closing says it as well, in one system call.
+  if (other.readableEnded && other.writableLength === 0) {
+    other.destroy()
+    return
+  }
+  other.end()
+  other.setTimeout(halfClosedIdleMs, () => {
+    socket.destroy()
+    other.destroy()
+  })
+}
+
+/** The connection on a socket that reads into a lane. */
+function intoLane(accepted: Socket): { client: Socket; up: Lane; early: Buffer } {
+  const known = laneOf(accepted)
+  if (known !== undefined) return { client: accepted, up: known, early: takeRead(accepted) }
+  const up = new Lane()
+  const { socket: client, early } = reopen(accepted, up.onread)
+  return { client, up, early }
 }

@@ -40,6 +40,8 @@ export function serveTls(
     return link
   }
   socket.setNoDelay(true)
+  // As HTTP servers do: a client that has closed is gone, and its requests with it.
+  socket.allowHalfOpen = false
   socket.pause()
   if (helloBytes.length > 0) socket.unshift(helloBytes)
   const secure = new TLSSocket(socket, {
@@ -83,6 +85,7 @@ export function servePlain(
 ): HttpServing {
   const link = new Link('', port, false, context, socket.remotePort)
   socket.setNoDelay(true)
+  socket.allowHalfOpen = false
   socket.once('close', () => {
     link.close()
   })
