@@ -29,6 +29,8 @@ const tools = {
   bwrap: found.get('bwrap'),
   nsenter: found.get('nsenter'),
   node: process.execPath,
+  namespaces: true,
+  caDir: '/run/agentjail-none',
   stagingDir,
 }
 

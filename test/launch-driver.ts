@@ -27,6 +27,8 @@ try {
     { ...given, env: new Map(given.env) },
     {
       ...(Object.fromEntries(programs.map((name) => [name, found.get(name)])) as Programs),
+      namespaces: true,
+      caDir: '/run/agentjail-none',
       stagingDir: given.stagingDir,
     },
   )

@@ -40,7 +40,8 @@ export interface PlanInput {
 
 export function planLaunch(input: PlanInput): LaunchPlan {
   const { spec, tools, machine, mounts } = input
-  const out = new Set(spec.without)
+  const bare = !tools.namespaces
+  const out = new Set<HardeningPiece>([...spec.without, ...(bare ? bareWithout : [])])
   const calls = callsText(machine)
   const mask = String(blockedSignals)
   const init = [
@@ -54,13 +55,13 @@ export function planLaunch(input: PlanInput): LaunchPlan {
       mask,
       String(fds.control),
     ],
-    ...[input.filter === undefined ? '-1' : String(fds.filter)],
+    ...[bare ? '1' : '0', input.filter === undefined ? '-1' : String(fds.filter)],
     ...[input.rlimits === '' ? '-' : input.rlimits],
     ...[mounts === undefined ? '-' : scratchPaths.join(',')],
     ...[String(spec.user.uid), String(spec.user.gid), drops(out)],
     ...[String(fds.spec), out.has('close-descriptors') ? '0' : '1', String(scopes(spec, out))],
   ]
-  const box = mounts === undefined ? plain(tools, out) : bubblewrap(tools)
+  const box = bare ? [] : mounts === undefined ? plain(tools, out) : bubblewrap(tools)
   const argv = [
     ...['-e', outerScript, '--', String(fds.status), calls, mask],
     ...[String(input.parentPid), String(spec.user.uid), out.has('pid-namespace') ? '0' : '1'],
@@ -80,6 +81,9 @@ export function planLaunch(input: PlanInput): LaunchPlan {
     descriptors: fds.firstFile + (mounts?.files.length ?? 0),
   }
 }
+
+/** What takes a namespace: CAP_SYS_ADMIN makes those. */
+const bareWithout = ['pid-namespace', 'ipc-namespace'] as const
 
 /** What the child of PID 1 gives up with its ids. */
 function drops(out: ReadonlySet<HardeningPiece>): string {

@@ -7,11 +7,12 @@ import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { JailError, errorMessage } from '../errors.js'
+import { bareNotes, writeCa } from './bare.js'
 import { prepareCgroup, ensureSocketGroup, type Cgroup } from './cgroup.js'
 import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
 import { fullLines, rlimits } from './limits.js'
-import { probeMounts, type MountFacts } from './mount-facts.js'
+import { probeMounts, sharedTrees, type MountFacts } from './mount-facts.js'
 import { caVariables, planMounts } from './mount-plan.js'
 import { compileSeccomp } from './seccomp.js'
 import { Supervised } from './supervised.js'
@@ -30,8 +31,19 @@ export async function launch(
   tools: LaunchTools,
   go: Promise<unknown> = Promise.resolve(),
 ): Promise<Running> {
+  // What comes before anybody waits for it takes time, with access lists for one.
+  go.catch(() => undefined)
   const spec = { ...asked, cwd: realDirectory(asked.cwd) }
   const out = new Set(spec.without)
+  if (!tools.namespaces && spec.isolation !== 'basic') {
+    throw new JailError(
+      'LAUNCH',
+      `isolation ${spec.isolation} needs namespaces, which root may not make here`,
+      {
+        hint: 'in a container, add CAP_SYS_ADMIN, or use --isolation basic: see docs/containers.md',
+      },
+    )
+  }
   const walled =
     spec.isolation !== 'basic' && !out.has('mount-namespace') && !out.has('no-new-privs')
   const facts = walled ? probeMounts(spec) : undefined
@@ -67,16 +79,23 @@ async function launchOnce(
 ): Promise<Running> {
   const machine = parseMachine(process.arch)
   const out = new Set(spec.without)
-  const notes = [...(facts?.notes ?? [])]
+  const notes = [...(facts?.notes ?? []), ...bareNotes(spec, tools.namespaces)]
   const sockets = out.has('network') ? undefined : socketGroup(spec)
   const cgroup = out.has('limits') ? undefined : group(spec, notes)
-  const env = spec.extraCa === undefined ? spec.env : new Map([...caVariables, ...spec.env])
+  const isOpen = facts === undefined && spec.isolation === 'basic'
+  const ca =
+    isOpen && spec.extraCa !== undefined
+      ? writeCa(`${tools.caDir}/${spec.jail}`, spec.extraCa, await builtInRoots())
+      : undefined
+  const variables = ca?.variables ?? (spec.extraCa === undefined ? [] : caVariables)
+  const env = new Map([...variables, ...spec.env])
   if (facts !== undefined) mkdirSync(tools.stagingDir, { recursive: true, mode: 0o700 })
   const undos: (() => Promise<readonly string[]>)[] = []
   const undo = async (full: ReadonlySet<string> = new Set()): Promise<readonly string[]> => {
     const lines = [...(cgroup?.hit() ?? []), ...fullLines(full, spec.limits)]
     if (spec.joins === true) return lines
     await cgroup?.remove()
+    ca?.remove()
     for (const step of undos.splice(0)) {
       lines.push(...(await step()))
     }
@@ -110,8 +129,8 @@ async function launchOnce(
       rlimits: out.has('limits') ? '' : rlimits(spec.limits, cgroup !== undefined),
       cgroups: [...(sockets === undefined ? [] : [sockets]), ...(cgroup?.join ?? [])],
     })
-    if (share === 'acl' && facts !== undefined && spec.joins !== true)
-      undos.push(await shareByAcl(spec, facts.trees))
+    const shared = isOpen ? sharedTrees(spec, notes) : share === 'acl' ? facts?.trees : undefined
+    if (shared !== undefined && spec.joins !== true) undos.push(await shareByAcl(spec, shared))
     child = start(plan, spec)
     given = plan.inputs.get(fds.spec)
   } catch (error) {

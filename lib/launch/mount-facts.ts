@@ -15,7 +15,7 @@ import {
 } from 'node:fs'
 import { basename, dirname, isAbsolute, join, normalize, resolve } from 'node:path'
 import { JailError } from '../errors.js'
-import { isUnder, systemTops, toolPrefix, workspaceRefusal } from './places.js'
+import { caPaths, isUnder, systemTops, toolPrefix, workspaceRefusal } from './places.js'
 import type { LaunchSpec } from './types.js'
 import { walkTree, type Guard, type Walk } from './workspace-walk.js'
 
@@ -54,15 +54,6 @@ export interface MountFacts {
   readonly notes: readonly string[]
 }
 
-/** Debian and Alpine, Fedora and its kin, openSUSE, OpenSSL's default on Alpine. */
-const caPaths = [
-  '/etc/ssl/certs/ca-certificates.crt',
-  '/etc/pki/tls/certs/ca-bundle.crt',
-  '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
-  '/etc/ssl/ca-bundle.pem',
-  '/var/lib/ca-certificates/ca-bundle.pem',
-  '/etc/ssl/cert.pem',
-]
 const shownPaths = ['/var/lib/dpkg', '/var/lib/ca-certificates', '/var/cache/fontconfig']
 
 /** @throws JailError LAUNCH where a path of the policy cannot be shown. */
@@ -189,6 +180,11 @@ function tree(
   }
   if (mode === 'rw') guards.push(...protect(spec, path))
   return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, before }
+}
+
+/** Of them, those that are shared where they are, without mounts: nothing in them is guarded. */
+export function sharedTrees(spec: LaunchSpec, notes: string[]): Tree[] {
+  return trees(spec, notes).map((tree) => ({ ...tree, guards: [] }))
 }
 
 /** agentjail's own files inside a writable tree. */

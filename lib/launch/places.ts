@@ -49,3 +49,13 @@ export function toolPrefix(file: string, homes: ReadonlySet<string>): string {
   const tooWide = prefix === '' || homes.has(prefix) || prefix.endsWith('/.local')
   return tooWide || prefix.split('/').length < 3 ? dir : prefix
 }
+
+/** Debian and Alpine, Fedora and its kin, openSUSE, OpenSSL's default on Alpine. */
+export const caPaths: readonly string[] = [
+  '/etc/ssl/certs/ca-certificates.crt',
+  '/etc/pki/tls/certs/ca-bundle.crt',
+  '/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem',
+  '/etc/ssl/ca-bundle.pem',
+  '/var/lib/ca-certificates/ca-bundle.pem',
+  '/etc/ssl/cert.pem',
+]

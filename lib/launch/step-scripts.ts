@@ -297,7 +297,7 @@ exit $code;
 `
 
 /**
- * argv: STATUS_FD CALLS MASK CONTROL_FD FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
+ * argv: STATUS_FD CALLS MASK CONTROL_FD BARE(1|0: no PID namespace, and no right to make one) FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
  * file systems with a limit), then what `drop` and `final`
  * take, which the child does.
  * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, `full PATH|files`, then `exit N` or `signaled N`.
@@ -307,13 +307,41 @@ export const initScript: string =
   head +
   String.raw`
 arguments();
-my ($mask, $control_fd, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 5;
+my ($mask, $control_fd, $bare, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 6;
+my ($user, $group) = @ARGV;
 $0 = 'agentjail-init';
 fcntl $status, 2, 1;
 $SIG{PIPE} = 'IGNORE';
 call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or refuse("signal mask: $!");
 open my $control, '<&=', $control_fd or refuse("control pipe: $!");
 fcntl $control, 2, 1;
+# Every process of the user, also one that just forks: the kernel signals them all under one lock. By a child that is the
+# user, which the jail may kill first: until none is left.
+sub sweep {
+  for (1 .. 1000) {
+    my $child = fork // next;
+    if (!$child) {
+      exit 1 if !$user;
+      call('setresgid', $group + 0, $group + 0, $group + 0);
+      call('setresuid', $user + 0, $user + 0, $user + 0) == 0 or exit 1;
+      kill 'KILL', -1;
+      exit 0;
+    }
+    waitpid $child, 0;
+    opendir my $all, '/proc' or return;
+    return if !grep { /^\d+$/ && ((stat "/proc/$_")[4] // -1) == $user && state_of($_) ne 'Z' } readdir $all;
+    select undef, undef, undef, 0.005;
+  }
+}
+sub state_of {
+  open my $h, '<', "/proc/$_[0]/stat" or return 'Z';
+  return <$h> =~ /\) (\S)/ ? $1 : 'Z';
+}
+if ($bare) {
+  # It outlives the warden by the moment that it takes to end the jail; the filter needs it without CAP_SYS_ADMIN.
+  call('prctl', 1, 0, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
+  call('prctl', 38, 1, 0, 0, 0) == 0 or refuse("no_new_privs: $!");
+}
 if ($filter_fd >= 0) {
   open my $h, '<&=', $filter_fd or refuse("seccomp: $!");
   binmode $h;
@@ -339,6 +367,9 @@ if (!$pid) {
   $SIG{PIPE} = 'DEFAULT';
 ` +
   drop +
+  String.raw`
+if ($bare) { call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!") }
+` +
   final +
   String.raw`
 }
@@ -367,6 +398,7 @@ sub look {
   }
   return if !$files || $full{files} || !opendir my $all, '/proc';
   for my $p (grep /^\d+$/ && $_ > 1, readdir $all) {
+    next if $bare && ((stat "/proc/$p")[4] // -1) != $user;
     opendir my $d, "/proc/$p/fd" or next;
     return full('files') if (grep /^\d/, readdir $d) >= $files;
   }
@@ -386,6 +418,7 @@ sub reap {
       judge() unless $signal && $words eq '';
     }
     look();
+    sweep() if $bare;
     report($signal ? "signaled $signal" : 'exit ' . ($s >> 8));
     exit 0;
   }
@@ -413,7 +446,7 @@ while (1) {
     reap() if $chld;
   }
   if (vec $in, fileno $control, 1) {
-    sysread $control, $pending, 4096, length $pending or exit 125;
+    if (!sysread $control, $pending, 4096, length $pending) { sweep() if $bare; exit 125 }
     kill $1, $pid while $pending =~ s/^(\d+)\n//;
   }
 }

@@ -2,9 +2,10 @@
  * The parts every privileged command needs, made once. The only place that chooses by platform and, with `backends.ts`, by firewall.
  */
 import type { Backend } from '../backend/types.js'
-import { requireCapabilities } from '../container/capabilities.js'
+import { mayMakeNamespaces, requireCapabilities } from '../container/capabilities.js'
 import { JailError } from '../errors.js'
 import { loadConfig } from '../setup/config.js'
+import type { Isolation } from '../policy/types.js'
 import type { Config } from '../setup/config.js'
 import type { SetupStep } from '../setup/setup.js'
 import { realSystem } from '../system/real.js'
@@ -42,6 +43,8 @@ export interface Context {
 
 export interface LinuxContext extends Context {
   readonly tools: { readonly [name in ToolName]: string }
+  /** False in a container without CAP_SYS_ADMIN: launch and gate then do without namespaces and mounts. */
+  readonly namespaces: boolean
 }
 
 /** For commands that change the machine: root, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
@@ -79,7 +82,8 @@ export async function openLinuxContext(
   const registry = openRegistry(system, config.stateDir)
   const { linuxPlatform } = await import('./linux-platform.js')
   const platform = linuxPlatform(() => context)
-  const context: LinuxContext = { system, config, tools, registry, backend, platform }
+  const namespaces = mayMakeNamespaces((await system.readFile('/proc/self/status')) ?? '')
+  const context: LinuxContext = { system, config, tools, namespaces, registry, backend, platform }
   return context
 }
 
@@ -103,13 +107,18 @@ export async function openSetup(): Promise<readonly SetupStep[]> {
   return await setupSteps({ system: realSystem(), config, distro: readDistro() })
 }
 
-/** The state directory, before the first change: what only looks makes nothing. */
-export async function makeState({
-  system,
-  config,
-}: Pick<Context, 'system' | 'config'>): Promise<void> {
+/**
+ * The state directory, before the first change: what only looks makes nothing.
+ * @param isolation of the jail that is to be made; absent: none is.
+ * @throws JailError NOT_ROOT where root may not do what it takes.
+ */
+export async function makeState(
+  { system, config }: Pick<Context, 'system' | 'config'>,
+  isolation?: Isolation,
+): Promise<void> {
   const status = await system.readFile('/proc/self/status')
-  if (status !== undefined) requireCapabilities(status)
+  const namespaces = isolation !== undefined && isolation !== 'basic'
+  if (status !== undefined) requireCapabilities(status, namespaces)
   await system.makeDir(config.stateDir, 0o700)
   await system.makeDir(`${config.stateDir}/jails`, 0o700)
 }

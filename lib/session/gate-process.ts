@@ -22,6 +22,8 @@ export interface GateTools {
   readonly setpriv: string
   readonly bwrap: string
   readonly node: string
+  /** False: none can be made here, and the gate sees the files that every account may read. */
+  readonly namespaces: boolean
 }
 
 /** A listener to be opened: `meant` is the destination port of the jail's packets. */
@@ -109,10 +111,11 @@ function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
   return [
     tools.perl,
     ...['-e', gateScript, '--', callsText(parseMachine(process.arch)), String(process.pid)],
+    tools.namespaces ? '1' : '0',
     netns ?? '-',
     ...specs.map(({ proto, meant }) => `${proto}:${netns === undefined ? 0 : meant}`),
     '--',
-    ...boxedNode(tools, user, gateMain),
+    ...(tools.namespaces ? boxedNode : plainNode)(tools, user, gateMain),
   ]
 }
 
@@ -134,11 +137,18 @@ function boxedNode(
   user: { readonly uid: number; readonly gid: number },
   main: string,
 ): string[] {
+  return [tools.bwrap, ...gateRoot(tools.node), '--', ...plainNode(tools, user, main)]
+}
+
+/** With the right to nothing; it dies with what started it, in a box or not. */
+function plainNode(
+  tools: Pick<GateTools, 'setpriv' | 'node'>,
+  user: { readonly uid: number; readonly gid: number },
+  main: string,
+): string[] {
   return [
-    tools.bwrap,
-    ...gateRoot(tools.node),
-    '--',
     tools.setpriv,
+    '--pdeathsig=KILL',
     `--reuid=${user.uid}`,
     `--regid=${user.gid}`,
     '--clear-groups',

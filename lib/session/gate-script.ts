@@ -12,7 +12,7 @@ import { fenceSub } from '../launch/fence-script.js'
  * warden has said what to serve, or when somebody in the jail wants something, whichever is first. A command that ends
  * at once needs no gate at all.
  *
- * argv: CALLS PARENT_PID NETNS(path, or `-`) SPEC... -- PROGRAM ARGS...; SPEC is `tcp:PORT` or `udp:PORT`,
+ * argv: CALLS PARENT_PID BOXED(1|0: in namespaces of its own) NETNS(path, or `-`) SPEC... -- PROGRAM ARGS...; SPEC is `tcp:PORT` or `udp:PORT`,
  * port 0 for any. Without NETNS the sockets are on the loopback of both families. Descriptors: 3 the gate's IPC;
  * 4 reports, one line a socket: `PROTO FAMILY FD ACTUALPORT`, then `end`, then `active` if it becomes the gate; 5 hears
  * `go` (the rules are in) and `end` (become the gate only if something waits, else end).
@@ -21,7 +21,7 @@ export const gateScript: string =
   String.raw`
 use strict;
 my %nr = split /[=,]/, shift @ARGV;
-my ($parent, $netns) = splice @ARGV, 0, 2;
+my ($parent, $boxed, $netns) = splice @ARGV, 0, 3;
 sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
 sub refuse { print STDERR "$_[0]\n"; exit 1 }
 call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
@@ -107,13 +107,12 @@ for (;;) {
   }
 }
 syswrite $report, "active\n";
-# bubblewrap in a fence: it looks its child up in /proc.
-call('unshare', 0x20000) == 0 or refuse("mount namespace: $!");
-call('mount', "none\0", "/\0", 0, 0x4000 | 0x80000, 0) == 0 or refuse("mount namespace: $!");
-` +
-  fenceSub +
-  String.raw`
-fence('agentjail-gate-fence', 1);
+if ($boxed) {
+  # bubblewrap in a fence: it looks its child up in /proc.
+  call('unshare', 0x20000) == 0 or refuse("mount namespace: $!");
+  call('mount', "none\0", "/\0", 0, 0x4000 | 0x80000, 0) == 0 or refuse("mount namespace: $!");
+  fence('agentjail-gate-fence', 1);
+}
 fcntl $_, 2, 0 for $ipc, @kept;
 exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
-`
+` + fenceSub

@@ -234,8 +234,9 @@ export class JailNetwork {
   }
 
   #tools() {
-    const { perl, nsenter, setpriv, bwrap } = this.#options.context.tools
-    return { perl, nsenter, setpriv, bwrap, node: this.#options.facts.nodePath }
+    const { tools, namespaces } = this.#options.context
+    const { perl, nsenter, setpriv, bwrap } = tools
+    return { perl, nsenter, setpriv, bwrap, namespaces, node: this.#options.facts.nodePath }
   }
 
   #connect(ports: readonly GatePort[]): Promise<void> {

@@ -24,11 +24,12 @@ export function joinable(launched: LaunchSpec): Joinable {
 
 /** Asks the jail's warden how, launches, waits. Throws NAME_UNKNOWN, STATE, LAUNCH. */
 export async function joinJail(
-  { registry, config, tools }: LinuxContext,
+  context: LinuxContext,
   jail: JailName,
   command: readonly [string, ...string[]],
   signals: SignalRelay,
 ): Promise<Ending> {
+  const { registry, config } = context
   if ((await registry.read(jail)) === undefined) {
     throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
       hint: 'see: agentjail status',
@@ -45,7 +46,7 @@ export async function joinJail(
   try {
     const running = await launch(
       { ...spec, env: new Map(env), command, joins: true },
-      launchTools(tools, config.stateDir),
+      launchTools(context),
     )
     void over.then(() => {
       running.kill()

@@ -4,6 +4,7 @@
 import { findAccount, listAccounts, removeAccount } from '../account/linux.js'
 import { isTerminalBusy } from '../audit/terminal.js'
 import { JailError } from '../errors.js'
+import { caDir } from '../launch/launch-tools.js'
 import type { LinuxContext } from './context.js'
 import { controlPath } from './control.js'
 import type { Platform } from './platform.js'
@@ -42,6 +43,7 @@ export function linuxPlatform(context: () => LinuxContext): Platform {
     cleanLaunch: async ({ name }) => {
       const { system, config } = context()
       await system.removeFile(controlPath(config.stateDir, name))
+      await system.removeDir(`${caDir(config)}/${name}`)
       const { removeCgroups } = await import('../launch/cgroup.js')
       await removeCgroups(name)
     },

@@ -190,14 +190,13 @@ export class Warden {
       await this.#command.kill()
       await endProcesses(this.#context.system, this.#plan.account.uid)
     })
-    const { tools, config } = this.#context
     // In a turn of its own: the first step of the launch, which takes longest, is spawned before.
     const held = Promise.resolve().then(() =>
       Promise.all([this.#deny(), hold.installed, gate.connected]),
     )
     // The launch may fail, or be slow, before it asks.
     held.catch(() => undefined)
-    const running = await launch(this.#spec(), launchTools(tools, config.stateDir), held)
+    const running = await launch(this.#spec(), launchTools(this.#context), held)
     this.#command.attach(running)
     return running
   }

@@ -1,5 +1,5 @@
 /**
- * agentjail under the capabilities that `examples/container/compose.yaml` gives, and under fewer.
+ * agentjail under the capabilities that `walled` of `examples/container/compose.yaml` gives, and under fewer.
  * No engine runs here: what one would do to the capabilities is done by setpriv, in the lab. Its seccomp and AppArmor
  * filters are not part of this.
  */
@@ -11,9 +11,9 @@ import { createLab } from '../lab/lab.js'
 import { agentjailPath, root } from '../lab/paths.js'
 
 const compose = parse(readFileSync(join(root, 'examples/container/compose.yaml'), 'utf8')) as {
-  services: { jailed: { cap_add: string[]; cap_drop: string[]; volumes: string[] } }
+  services: { walled: { cap_add: string[]; cap_drop: string[]; volumes: string[] } }
 }
-const { cap_add: given, cap_drop: dropped, volumes } = compose.services.jailed
+const { cap_add: given, cap_drop: dropped, volumes } = compose.services.walled
 /** Without these no jail is made at all; the others are for accounts and files. */
 const needed = ['NET_ADMIN', 'SYS_ADMIN', 'SETUID', 'SETGID', 'SETPCAP', 'NET_BIND_SERVICE']
 

@@ -296,7 +296,8 @@ export function uidBase(range: UidRange): Table {
     ],
     elements: [],
     chains: [
-      { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
+      // Before -100, where docker leads a container's DNS (127.0.0.11) to a server of its own.
+      { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -110, policy: 'accept' } },
       { name: 'output', hook: hook('output', 0) },
       { name: 'release', hook: hook('output', 20) },
       { name: 'input', hook: hook('input', 0) },

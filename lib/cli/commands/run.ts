@@ -119,7 +119,7 @@ async function runWith(
     printPlan(context, plan, args.json, io)
     return { code: exitCode.ok }
   }
-  await makeState(context)
+  await makeState(context, plan.launch.isolation)
   const env = new Map([...plan.launch.env, ...credentials.env])
   return await supervise(
     context,

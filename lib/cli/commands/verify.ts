@@ -39,9 +39,9 @@ export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<En
   if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, [])
   const context = await openLinuxContext()
   await collectDead(context)
-  await makeState(context)
-  const { system, config } = context
   const isolation = args.isolation ?? policy.isolation
+  await makeState(context, isolation)
+  const { system, config } = context
   const jail = parseJailName('verify')
   if (io.stderr.isTTY === true && !args.json) {
     io.stderr.write(`agentjail: trying ${probes.length} ways out of a jail, for some seconds\n`)
