@@ -242,7 +242,6 @@ function runTests(): void {
     const debian = parseOsRelease('ID=debian')
     const packages = packagesFor(debian, [
       ...requiredTools,
-      'setfacl',
       'sudo',
       'stty',
       'iptables',

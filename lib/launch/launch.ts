@@ -130,7 +130,11 @@ async function launchOnce(
       cgroups: [...(sockets === undefined ? [] : [sockets]), ...(cgroup?.join ?? [])],
     })
     const shared = isOpen ? sharedTrees(spec, notes) : share === 'acl' ? facts?.trees : undefined
-    if (shared !== undefined && spec.joins !== true) undos.push(await shareByAcl(spec, shared))
+    if (shared !== undefined && spec.joins !== true) {
+      const sharing = await shareByAcl(spec, shared, tools.perl)
+      notes.push(...sharing.notes)
+      undos.push(() => sharing.undo())
+    }
     child = start(plan, spec)
     given = plan.inputs.get(fds.spec)
   } catch (error) {

@@ -182,9 +182,12 @@ function tree(
   return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, before }
 }
 
-/** Of them, those that are shared where they are, without mounts: nothing in them is guarded. */
+/**
+ * Those that are shared where they are, without mounts: what is guarded gets no entry, but a directory that the jail may
+ * write lets it put another file there.
+ */
 export function sharedTrees(spec: LaunchSpec, notes: string[]): Tree[] {
-  return trees(spec, notes).map((tree) => ({ ...tree, guards: [] }))
+  return trees(spec, notes)
 }
 
 /** agentjail's own files inside a writable tree. */

@@ -22,6 +22,11 @@ export interface StepCalls {
   readonly setresgid: number
   readonly setresuid: number
   readonly capset: number
+  readonly close: number
+  readonly getxattr: number
+  readonly setxattr: number
+  readonly removexattr: number
+  readonly fchownat: number
 }
 
 /** The calls of the launch steps by number. */
@@ -41,6 +46,11 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     setresgid: 119,
     setresuid: 117,
     capset: 126,
+    close: 3,
+    getxattr: 191,
+    setxattr: 188,
+    removexattr: 197,
+    fchownat: 260,
   },
   arm64: {
     mount: 40,
@@ -57,8 +67,16 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     setresgid: 149,
     setresuid: 147,
     capset: 91,
+    close: 57,
+    getxattr: 8,
+    setxattr: 5,
+    removexattr: 14,
+    fchownat: 54,
   },
 }
+
+/** O_NOFOLLOW, which the machines number differently (arch/arm64/include/uapi/asm/fcntl.h). */
+export const noFollow: Readonly<Record<Machine, number>> = { x64: 0x20000, arm64: 0x8000 }
 
 /** @throws JailError PLATFORM for any other machine. */
 export function parseMachine(arch: string): Machine {

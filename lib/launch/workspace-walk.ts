@@ -3,7 +3,17 @@
  * Invariant: bounded in depth and number; symbolic links are never followed (the mount step checks
  * again, by descriptor, that nothing became one meanwhile).
  */
-import { accessSync, constants, lstatSync, readdirSync, readFileSync, type Dirent } from 'node:fs'
+import {
+  accessSync,
+  closeSync,
+  constants,
+  fstatSync,
+  lstatSync,
+  openSync,
+  readdirSync,
+  readSync,
+  type Dirent,
+} from 'node:fs'
 import {
   gitReadOnly,
   guardOf,
@@ -106,14 +116,18 @@ function gitDirGuards(root: string, path: string, levels: number): Guard[] {
  */
 export const placeholderText = '.\n'
 
-/** Only what cannot block or be large is read: the command may have made it. */
+/** Only what cannot block or be large is read: the command may have made it, and may change it this very moment. */
 function isPlaceholder(path: string): boolean {
+  let file
   try {
-    const stat = lstatSync(path)
-    if (!stat.isFile() || stat.size !== placeholderText.length) return false
-    return readFileSync(path, 'utf8') === placeholderText
+    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
+    const bytes = Buffer.alloc(placeholderText.length + 1)
+    const stat = fstatSync(file)
+    return stat.isFile() && bytes.toString('utf8', 0, readSync(file, bytes)) === placeholderText
   } catch {
     return false
+  } finally {
+    if (file !== undefined) closeSync(file)
   }
 }
 

@@ -3,8 +3,8 @@
  * Invariant: a file that anyone but root or the caller could have written, or put in place, is refused;
  * owner and mode are those of the open descriptor, not of a path that may change in between.
  */
-import { type Stats, constants, existsSync, readdirSync } from 'node:fs'
-import { type FileHandle, lstat, open, realpath } from 'node:fs/promises'
+import { constants, existsSync, readdirSync } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
 import { basename, dirname, extname, isAbsolute, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { JailError, errnoCode, errorMessage } from '../errors.js'
@@ -14,6 +14,7 @@ import type { ExtendsRef, Layer } from './layer.js'
 import { type PolicyProblem, formatProblem, parsePolicy } from './parse.js'
 import { quote } from './problem.js'
 import { maxPolicyBytes } from './read/document.js'
+import { checkTrust } from './trust.js'
 import type { Origin, Policy } from './types.js'
 
 export interface LoadOptions {
@@ -168,8 +169,7 @@ async function readTrusted(path: string, source: string, callerUid: number): Pro
         hint: 'name a policy file, e.g. ./policy.yaml',
       })
     }
-    checkOwner(source, stats, callerUid, 'file')
-    await checkParents(path, callerUid)
+    await checkTrust(path, source, file, callerUid)
     if (stats.size > maxPolicyBytes) {
       throw new JailError('POLICY_INVALID', `${source} is larger than 1 MiB`, {
         hint: 'split it and use extends',
@@ -216,45 +216,6 @@ async function openPolicy(path: string, source: string): Promise<FileHandle> {
       cause,
     })
   }
-}
-
-/** Every directory from the file up to the root, by the path as given and by the one it leads to. */
-async function checkParents(path: string, callerUid: number): Promise<void> {
-  const checked = new Set<string>()
-  for (const start of [path, await realpath(path)]) {
-    for (let dir = dirname(start); !checked.has(dir); dir = dirname(dir)) {
-      checked.add(dir)
-      const stats = await lstat(dir)
-      checkOwner(dir, stats, callerUid, stats.isSymbolicLink() ? 'link' : 'directory')
-    }
-  }
-}
-
-function checkOwner(
-  path: string,
-  stats: Stats,
-  callerUid: number,
-  kind: 'file' | 'directory' | 'link',
-): void {
-  const what = kind === 'file' ? `the policy ${path}` : `${path}, above the policy,`
-  if (stats.uid !== 0 && stats.uid !== callerUid) {
-    throw new JailError('POLICY_UNSAFE', `${what} belongs to uid ${String(stats.uid)}`, {
-      hint: `it must belong to root or to you: chown ${String(callerUid)} ${shellWord(path)}`,
-    })
-  }
-  // A link's own mode means nothing; a sticky directory (/tmp) lets nobody replace another's file.
-  const isSticky = kind === 'directory' && (stats.mode & 0o1000) !== 0
-  if (kind === 'link' || isSticky || (stats.mode & 0o022) === 0) return
-  throw new JailError(
-    'POLICY_UNSAFE',
-    `${what} can be written by others (mode ${(stats.mode & 0o7777).toString(8)})`,
-    { hint: `run: chmod go-w ${shellWord(path)}` },
-  )
-}
-
-/** A path for a line to be copied into a shell. */
-function shellWord(path: string): string {
-  return /^[A-Za-z0-9_./@%+=:,-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`
 }
 
 let foundBundleDir: string | undefined

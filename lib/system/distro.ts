@@ -65,7 +65,6 @@ const packageOf: ReadonlyMap<string, Names> = new Map<string, Names>([
   ['mount', utilLinux('mount')],
   ['setpriv', utilLinux('setpriv')],
   ['perl', ['perl-base', 'perl-interpreter', 'perl', 'perl', 'perl-base']],
-  ['setfacl', all('acl')],
   ['useradd', shadow],
   ['userdel', shadow],
   ['usermod', shadow],
