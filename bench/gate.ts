@@ -6,14 +6,22 @@
 import { type ChildProcess, fork } from 'node:child_process'
 import dgram from 'node:dgram'
 import net from 'node:net'
-import { existsSync } from 'node:fs'
 import { cpus } from 'node:os'
-import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import { fileURLToPath } from 'node:url'
 import packet from 'dns-packet'
-import type { GatePolicy } from '../lib/gate/protocol.js'
-import { root } from '../test/lab/paths.js'
+import {
+  at,
+  name,
+  type Opened,
+  openTcp,
+  policyFor,
+  rateOf,
+  Samples,
+  startGate,
+  startSrt,
+  within,
+} from './gate-kit.js'
 import { median, medianRatio } from './statistics.js'
 
 /** A ClientHello naming `name`, as small as can be: the gate reads it, the bench's server answers its length. */
@@ -34,7 +42,6 @@ function hello(name: string): Buffer {
   ])
 }
 
-const name = 'api.example.com'
 const first = hello(name)
 const totalBytes = 96 * 1024 * 1024
 const chunk = Buffer.alloc(64 * 1024, 120)
@@ -110,25 +117,6 @@ function connect({ port, request }: Route): Promise<net.Socket> {
   })
 }
 
-/** srt's proxy, where it is installed. */
-async function startSrt(to: number): Promise<{ child: ChildProcess; route: Route } | string> {
-  const script = join(root, 'bench/rivals/srt-proxy.mjs')
-  if (!existsSync(join(root, 'bench/rivals/node_modules'))) return 'srt is not installed'
-  const child = fork(script, [], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
-  let said = ''
-  child.stderr?.on('data', (text: Buffer) => (said += text.toString()))
-  return await new Promise((resolve) => {
-    child.once('exit', () => {
-      resolve(`srt's proxy does not start: ${said.slice(0, 200)}`)
-    })
-    child.once('message', ({ port, token }: { port: number; token?: string }) => {
-      const auth = Buffer.from(`srt:${token ?? ''}`).toString('base64')
-      const request = `CONNECT localhost:${to} HTTP/1.1\r\nHost: localhost:${to}\r\nProxy-Authorization: Basic ${auth}\r\n\r\n`
-      resolve({ child, route: { port, request } })
-    })
-  })
-}
-
 /** MB/s. */
 async function throughput(route: Route, direction: 'd' | 'u'): Promise<number> {
   const socket = await connect(route)
@@ -153,20 +141,12 @@ async function throughput(route: Route, direction: 'd' | 'u'): Promise<number> {
   return (direction === 'd' ? received : totalBytes) / 1e6 / seconds
 }
 
-/** One connection after another in each of `parallel` lanes: connect, hello, one byte there and back, close. */
-async function connections(route: Route, count: number, parallel: number): Promise<number> {
-  const start = performance.now()
-  let left = count
-  const lane = async (): Promise<void> => {
-    while (left-- > 0) {
-      const socket = await connect(route)
-      socket.write('e')
-      await new Promise((resolve) => socket.once('data', resolve))
-      socket.destroy()
-    }
-  }
-  await Promise.all(Array.from({ length: parallel }, lane))
-  return count / ((performance.now() - start) / 1000)
+/** Connect, hello, one byte there and back, close. */
+async function oneConnection(route: Route): Promise<void> {
+  const socket = await connect(route)
+  socket.write('e')
+  await new Promise((resolve) => socket.once('data', resolve))
+  socket.destroy()
 }
 
 /** Round trips of one byte on an open connection. Milliseconds, sorted. */
@@ -229,19 +209,6 @@ async function dnsTrips(port: number, count: number): Promise<number[]> {
   return times.sort((a, b) => a - b)
 }
 
-interface Opened {
-  readonly fd: number
-  readonly port: number
-  readonly close: () => void
-}
-
-async function openTcp(): Promise<Opened> {
-  const server = net.createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { fd } = (server as unknown as { _handle: { fd: number } })._handle
-  return { fd, port: (server.address() as net.AddressInfo).port, close: () => server.close() }
-}
-
 async function openUdp(): Promise<Opened> {
   const socket = dgram.createSocket('udp4')
   await new Promise<void>((resolve) =>
@@ -256,91 +223,6 @@ async function openUdp(): Promise<Opened> {
   return { fd: handle.fd, port: socket.address().port, close: () => socket.close() }
 }
 
-function policyFor(port: number): GatePolicy {
-  return {
-    grants: [
-      {
-        id: 'g1',
-        host: { kind: 'exact', name },
-        ports: [{ first: port, last: port }],
-        proto: 'tcp',
-        inspect: 'sni',
-        access: 'full',
-        rules: [],
-        within: [],
-        private: false,
-        limits: {},
-        origin: { file: 'bench', line: 1, column: 1 },
-      },
-    ],
-    cidrs: [],
-    denies: [],
-    loopbackConnect: [],
-    ipv6: false,
-    report: false,
-    credentials: [],
-    dns: {
-      upstream: [],
-      types: ['A'],
-      maxTtl: 60,
-      pinExtra: 120,
-      rate: 50,
-      wildcard: { labels: 3, labelLength: 32, newNames: 50 },
-      hosts: [[name, ['127.0.0.1']]],
-    },
-  }
-}
-
-async function startGate(port: number, tcp: Opened, udp: Opened): Promise<ChildProcess> {
-  const main = fileURLToPath(new URL('../lib/gate/main.js', import.meta.url))
-  const gate = fork(main, [], { stdio: ['ignore', 'inherit', 'inherit', 'ipc', tcp.fd, udp.fd] })
-  tcp.close()
-  udp.close()
-  const ready = new Promise<void>((resolve, reject) => {
-    gate.on('message', (message: { type: string; serial?: number; message?: string }) => {
-      if (message.type === 'ready') resolve()
-      if (message.type === 'pin') gate.send({ type: 'pinned', serial: message.serial, ok: true })
-      if (message.type === 'fatal') reject(new Error(message.message))
-    })
-  })
-  gate.send({
-    type: 'start',
-    config: {
-      jail: 'bench',
-      mode: 'redirect',
-      listeners: [
-        { fd: 4, proto: 'tcp', role: 'relay', port, family: 4 },
-        { fd: 5, proto: 'udp', role: 'dns', port: 53, family: 4 },
-      ],
-      policy: policyFor(port),
-      wantCa: false,
-      hostAddresses: [],
-      upstreams: [],
-    },
-  })
-  await ready
-  return gate
-}
-
-function at(sorted: readonly number[], quantile: number): number {
-  return sorted[Math.floor(sorted.length * quantile)] ?? NaN
-}
-
-/** NaN for what does not end within ten seconds: the rest is still measured. */
-async function within<T>(work: Promise<T>): Promise<T | number> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<number>((resolve) => {
-    timer = setTimeout(() => {
-      resolve(NaN)
-    }, 10_000)
-  })
-  try {
-    return await Promise.race([work, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
 async function main(): Promise<void> {
   const rounds = Number(process.argv[2] ?? 3)
   const server = fork(fileURLToPath(import.meta.url), ['serve'])
@@ -353,19 +235,20 @@ async function main(): Promise<void> {
     })
   const [{ port }, echo] = await Promise.all([told(server), told(echoServer)])
   const [tcp, udp] = [await openTcp(), await openUdp()]
-  const gate = await startGate(port, tcp, udp)
+  const { child: gate } = await startGate([tcp, udp], {
+    listeners: [
+      { fd: 4, proto: 'tcp', role: 'relay', port, family: 4 },
+      { fd: 5, proto: 'udp', role: 'dns', port: 53, family: 4 },
+    ],
+    policy: policyFor(port, {}),
+  })
   const srt = await startSrt(port)
   const routes: Record<string, Route> = {
     direct: { port },
     gate: { port: tcp.port },
-    ...(typeof srt === 'string' ? {} : { srt: srt.route }),
+    ...(typeof srt === 'string' ? {} : { srt }),
   }
-  const samples: Record<string, number[]> = {}
-  const note = (key: string, value: number): void => {
-    const list = samples[key] ?? []
-    list.push(value)
-    samples[key] = list
-  }
+  const samples = new Samples()
   try {
     // Direct and through the gate in turn, so that both see the same machine.
     for (let round = 0; round <= rounds; round++) {
@@ -373,15 +256,15 @@ async function main(): Promise<void> {
         const results = {
           downMBs: await within(throughput(to, 'd')),
           upMBs: await within(throughput(to, 'u')),
-          connectionsPerSecond: await within(connections(to, 600, 16)),
+          connectionsPerSecond: await within(rateOf(1500, 16, async () => await oneConnection(to))),
         }
         const measured = await within(roundTrips(to, 1000))
         const trips = typeof measured === 'number' ? [] : measured
         // The first round warms up.
         if (round === 0) continue
-        for (const [key, value] of Object.entries(results)) note(`${route} ${key}`, value)
-        note(`${route} p50ms`, at(trips, 0.5))
-        note(`${route} p99ms`, at(trips, 0.99))
+        for (const [key, value] of Object.entries(results)) samples.note(`${route} ${key}`, value)
+        samples.note(`${route} p50ms`, at(trips, 0.5))
+        samples.note(`${route} p99ms`, at(trips, 0.99))
       }
       for (const [server, to] of [
         ['echo', echo.port],
@@ -390,9 +273,9 @@ async function main(): Promise<void> {
         const rate = await dnsRate(to, 10_000, 32)
         const trips = await dnsTrips(to, 1000)
         if (round === 0) continue
-        note(`${server} pinnedPerSecond`, rate)
-        note(`${server} p50ms`, at(trips, 0.5))
-        note(`${server} p99ms`, at(trips, 0.99))
+        samples.note(`${server} pinnedPerSecond`, rate)
+        samples.note(`${server} p50ms`, at(trips, 0.5))
+        samples.note(`${server} p99ms`, at(trips, 0.99))
       }
     }
   } finally {
@@ -402,11 +285,11 @@ async function main(): Promise<void> {
     if (typeof srt !== 'string') srt.child.kill()
   }
   const medians = Object.fromEntries(
-    Object.entries(samples).map(([key, list]) => [key, median(list)]),
+    Object.entries(samples.all()).map(([key, list]) => [key, median(list)]),
   )
   // Within each round: both saw the same machine.
   const over = (key: string, other: string): number =>
-    medianRatio(samples[`gate ${key}`] ?? [], samples[`${other} ${key}`] ?? [])
+    medianRatio(samples.of(`gate ${key}`), samples.of(`${other} ${key}`))
   const ratio = (key: string): number => over(key, 'direct')
   const report = {
     machine: { node: process.version, cpus: cpus().length, model: cpus()[0]?.model },
@@ -423,7 +306,7 @@ async function main(): Promise<void> {
       addedP50ms: (medians['gate p50ms'] ?? NaN) - (medians['direct p50ms'] ?? NaN),
       addedP99ms: (medians['gate p99ms'] ?? NaN) - (medians['direct p99ms'] ?? NaN),
     },
-    samples,
+    samples: samples.all(),
   }
   process.stdout.write(`${JSON.stringify(report, null, 2)}\n`)
 }

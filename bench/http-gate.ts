@@ -1,28 +1,35 @@
 /**
- * What the HTTP gate costs against direct TLS: requests a second, time to first byte, new connections,
- * throughput. Origin, gate and client are processes of their own, on loopback.
+ * What the HTTP gate costs against direct TLS and against srt's proxy, which ends TLS and judges requests as well:
+ * requests a second, time to the first byte, new connections, throughput. Origin, gate, proxy and client are processes
+ * of their own, on loopback; the gate also pins the key, which srt's proxy has no form of.
  * Prints JSON. Run: node dist/bench/http-gate.js [rounds]
  */
 import { type ChildProcess, fork } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import https from 'node:https'
 import net, { type AddressInfo } from 'node:net'
-import { cpus } from 'node:os'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
+import tls from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { createAuthority } from '../lib/gate/http/authority.js'
-import { serveTls } from '../lib/gate/http/serve.js'
-import type { HttpContext } from '../lib/gate/http/types.js'
-import type { Grant } from '../lib/policy/types.js'
+import {
+  at,
+  name,
+  openTcp,
+  policyFor,
+  rateOf,
+  Samples,
+  startGate,
+  startSrt,
+  within,
+} from './gate-kit.js'
+import { median, medianRatio } from './statistics.js'
 
-const name = 'api.example.com'
 const key = 'sk-0123456789bench'
 const chunk = Buffer.alloc(64 * 1024, 120)
 const downloadBytes = 64 * 1024 * 1024
-
-interface Ready {
-  readonly port: number
-  readonly ca: string
-}
 
 /** `/down` sends much; anything else one short event. */
 async function serveOrigin(): Promise<void> {
@@ -58,79 +65,72 @@ async function serveOrigin(): Promise<void> {
   })
 }
 
-async function serveGate(origin: Ready): Promise<void> {
-  const authority = await createAuthority('bench')
-  const grant: Grant = {
-    id: 'g1',
-    host: { kind: 'exact', name },
-    ports: [{ first: 443, last: 443 }],
-    proto: 'tcp',
-    inspect: 'http',
-    access: 'full',
-    rules: [
-      { method: 'POST', path: '/v1/*' },
-      { method: 'GET', path: '/down' },
-    ],
-    within: [],
-    private: false,
-    limits: {},
-    credential: 'k',
-    origin: { file: 'bench', line: 1, column: 1 },
+interface Route {
+  readonly port: number
+  readonly ca: string
+  /** What the client asks for, in the hello and in Host. */
+  readonly host: string
+  readonly originPort: number
+  /** A proxy: the request that opens the tunnel. */
+  readonly request?: string
+}
+
+/** A TLS connection on the route, through its tunnel if it has one. */
+function connect(route: Route, done: (error: Error | null, socket?: tls.TLSSocket) => void): void {
+  const plain = net.connect({ port: route.port, host: '127.0.0.1', noDelay: true })
+  const fail = (error: Error): void => {
+    done(error)
   }
-  const context: HttpContext = {
-    findGrants: () => [grant],
-    refusal: () => 'name-not-granted',
-    dial: async () =>
-      await new Promise((resolve, reject) => {
-        const socket = net.connect(origin.port, '127.0.0.1')
-        socket.once('error', reject)
-        socket.once('connect', () => {
-          resolve(socket)
-        })
-      }),
-    report: () => undefined,
-    credentials: () => [
-      {
-        id: 'k',
-        mode: 'pin',
-        in: { kind: 'header', name: 'authorization' },
-        format: 'Bearer {}',
-        value: key,
-      },
-    ],
-    budget: { request: () => undefined, upload: () => undefined },
-    authority,
-    upstreamCa: origin.ca,
+  plain.once('error', fail)
+  const secure = (): void => {
+    plain.off('error', fail)
+    const options = { socket: plain, servername: route.host, ca: route.ca }
+    const socket = tls.connect(options, () => {
+      socket.off('error', fail)
+      done(null, socket)
+    })
+    socket.once('error', fail)
   }
-  const server = net.createServer((socket) => {
-    socket.on('error', () => undefined)
-    socket.once('data', (hello) => {
-      socket.pause()
-      serveTls(socket, name, hello, 443, context)
+  plain.once('connect', () => {
+    if (route.request === undefined) {
+      secure()
+      return
+    }
+    plain.write(route.request)
+    plain.once('data', (answer: Buffer) => {
+      if (/^HTTP\/1.1 200/.test(answer.toString('latin1'))) secure()
+      else done(new Error(`the proxy refused: ${answer.toString('latin1').slice(0, 80)}`))
     })
   })
-  server.listen(0, '127.0.0.1', () => {
-    process.send?.({ port: (server.address() as AddressInfo).port, ca: authority.pem })
+}
+
+function agentFor(route: Route, options: https.AgentOptions): https.Agent {
+  const agent = new https.Agent(options)
+  Object.assign(agent, {
+    createConnection: (_options: unknown, done: Parameters<typeof connect>[1]) => {
+      connect(route, done)
+    },
   })
+  return agent
 }
 
 /** Milliseconds to the first byte of the body, and bytes in all. */
 async function once(
-  to: Ready,
-  agent: https.Agent | false,
+  route: Route,
+  agent: https.Agent,
   path: string,
 ): Promise<{ firstMs: number; bytes: number }> {
   const started = performance.now()
   return await new Promise((resolve, reject) => {
     const request = https.request({
-      host: '127.0.0.1',
-      port: to.port,
-      servername: name,
-      ca: to.ca,
       agent,
       method: path === '/down' ? 'GET' : 'POST',
       path,
-      headers: { host: name, authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+      headers: {
+        host: `${route.host}:${route.originPort}`,
+        authorization: `Bearer ${key}`,
+        'content-type': 'application/json',
+      },
     })
     request.on('error', reject)
     request.on('response', (response) => {
@@ -149,80 +149,134 @@ async function once(
   })
 }
 
-interface Figures {
-  readonly requestsPerSecond: number
-  readonly firstByteMs: { readonly p50: number; readonly p99: number }
-  readonly connectionsPerSecond: number
-  readonly megabytesPerSecond: number
-}
-
-async function measure(to: Ready): Promise<Figures> {
-  const agent = new https.Agent({ keepAlive: true, maxSockets: 16 })
-  const one = new https.Agent({ keepAlive: true, maxSockets: 1 })
-  for (let warm = 0; warm < 200; warm++) await once(to, one, '/v1/x')
+async function measure(
+  route: Route,
+  note: (key: string, value: number | undefined) => void,
+): Promise<void> {
+  const many = agentFor(route, { keepAlive: true, maxSockets: 16 })
+  const one = agentFor(route, { keepAlive: true, maxSockets: 1 })
+  const fresh = agentFor(route, { keepAlive: false })
+  for (let warm = 0; warm < 200; warm++) await once(route, one, '/v1/x')
   const times: number[] = []
-  for (let index = 0; index < 1000; index++) times.push((await once(to, one, '/v1/x')).firstMs)
+  for (let index = 0; index < 1000; index++) {
+    times.push((await once(route, one, '/v1/x')).firstMs)
+  }
   times.sort((a, b) => a - b)
-  const requestsPerSecond = await rate(4000, 16, async () => await once(to, agent, '/v1/x'))
-  const connectionsPerSecond = await rate(300, 8, async () => await once(to, false, '/v1/x'))
+  note('p50ms', at(times, 0.5))
+  note('p99ms', at(times, 0.99))
+  note(
+    'requestsPerSecond',
+    await within(rateOf(4000, 16, async () => await once(route, many, '/v1/x'))),
+  )
+  note(
+    'connectionsPerSecond',
+    await within(rateOf(300, 8, async () => await once(route, fresh, '/v1/x'))),
+  )
   const started = performance.now()
-  const { bytes } = await once(to, one, '/down')
+  const got = await within(once(route, one, '/down'))
   const seconds = (performance.now() - started) / 1000
-  agent.destroy()
-  one.destroy()
-  return {
-    requestsPerSecond,
-    firstByteMs: { p50: round(times[500] ?? 0), p99: round(times[990] ?? 0) },
-    connectionsPerSecond,
-    megabytesPerSecond: round(bytes / 1e6 / seconds),
-  }
+  note('downMBs', typeof got === 'number' ? NaN : got.bytes / 1e6 / seconds)
+  for (const agent of [many, one, fresh]) agent.destroy()
 }
 
-async function rate(count: number, workers: number, work: () => Promise<unknown>): Promise<number> {
-  const started = performance.now()
-  let left = count
-  const worker = async (): Promise<void> => {
-    while (left-- > 0) await work()
-  }
-  await Promise.all(Array.from({ length: workers }, worker))
-  return Math.round(count / ((performance.now() - started) / 1000))
-}
-
-function round(value: number): number {
-  return Math.round(value * 1000) / 1000
-}
-
-async function start(role: string, more: object = {}): Promise<[ChildProcess, Ready]> {
-  const child = fork(fileURLToPath(import.meta.url), [role, JSON.stringify(more)])
-  const ready = await new Promise<Ready>((resolve, reject) => {
-    child.once('message', (message) => {
-      resolve(message as Ready)
+async function startOrigin(): Promise<{ child: ChildProcess; port: number; ca: string }> {
+  const child = fork(fileURLToPath(import.meta.url), ['origin'])
+  return await new Promise((resolve, reject) => {
+    child.once('message', (message: { port: number; ca: string }) => {
+      resolve({ child, ...message })
     })
     child.once('exit', () => {
-      reject(new Error(`${role} ended`))
+      reject(new Error('the origin ended'))
     })
   })
-  return [child, ready]
 }
 
 async function main(rounds: number): Promise<void> {
-  const [originProcess, origin] = await start('origin')
-  const [gateProcess, gate] = await start('gate', origin)
-  try {
-    const results = []
-    // Alternating, so that a busy moment of the machine falls on both.
-    for (let round = 0; round < rounds; round++) {
-      results.push({ direct: await measure(origin), gate: await measure(gate) })
-    }
-    const report = { bench: 'http-gate', node: process.version, cpus: cpus().length, results }
-    process.stdout.write(`${JSON.stringify(report, null, 2)}\n`)
-  } finally {
-    originProcess.kill()
-    gateProcess.kill()
+  const origin = await startOrigin()
+  const dir = mkdtempSync(join(tmpdir(), 'agentjail-bench-'))
+  const caFile = join(dir, 'ca.pem')
+  writeFileSync(caFile, origin.ca)
+  const tcp = await openTcp()
+  const gate = await startGate([tcp], {
+    listeners: [{ fd: 4, proto: 'tcp', role: 'relay', port: origin.port, family: 4 }],
+    wantCa: true,
+    upstreamCa: origin.ca,
+    policy: policyFor(
+      origin.port,
+      {
+        inspect: 'http',
+        credential: 'k',
+        rules: [
+          { method: 'POST', path: '/v1/*' },
+          { method: 'GET', path: '/down' },
+        ],
+      },
+      {
+        credentials: [
+          {
+            id: 'k',
+            mode: 'pin',
+            in: { kind: 'header', name: 'authorization' },
+            format: 'Bearer {}',
+            value: key,
+          },
+        ],
+      },
+    ),
+  })
+  const srt = await startSrt(origin.port, caFile)
+  const originPort = origin.port
+  const routes: Record<string, Route> = {
+    direct: { port: originPort, ca: origin.ca, host: name, originPort },
+    gate: { port: tcp.port, ca: gate.ca ?? '', host: name, originPort },
+    ...(typeof srt === 'string'
+      ? {}
+      : {
+          srt: {
+            port: srt.port,
+            request: srt.request,
+            ca: srt.ca ?? '',
+            host: 'localhost',
+            originPort,
+          },
+        }),
   }
+  const samples = new Samples()
+  try {
+    // Alternating, so that a busy moment of the machine falls on all; the first round warms up.
+    for (let round = 0; round <= rounds; round++) {
+      for (const [which, route] of Object.entries(routes)) {
+        await measure(route, (what, value) => {
+          if (round > 0) samples.note(`${which} ${what}`, value ?? NaN)
+        })
+      }
+    }
+  } finally {
+    origin.child.kill()
+    gate.child.kill()
+    if (typeof srt !== 'string') srt.child.disconnect()
+    rmSync(dir, { recursive: true, force: true })
+  }
+  const medians = Object.fromEntries(
+    Object.entries(samples.all()).map(([key, list]) => [key, median(list)]),
+  )
+  const over = (what: string, other: string): number =>
+    medianRatio(samples.of(`gate ${what}`), samples.of(`${other} ${what}`))
+  const keys = ['requestsPerSecond', 'connectionsPerSecond', 'downMBs']
+  const report = {
+    machine: { node: process.version, cpus: cpus().length, model: cpus()[0]?.model },
+    rounds,
+    missing: typeof srt === 'string' ? [srt] : [],
+    medians,
+    overDirect: Object.fromEntries(keys.map((what) => [what, over(what, 'direct')])),
+    overSrt: Object.fromEntries(keys.map((what) => [what, over(what, 'srt')])),
+    samples: samples.all(),
+  }
+  process.stdout.write(`${JSON.stringify(report, null, 2)}\n`)
 }
 
-const [role, more] = process.argv.slice(2)
-if (role === 'origin') await serveOrigin()
-else if (role === 'gate') await serveGate(JSON.parse(more ?? '{}') as Ready)
-else await main(Number(role ?? 3))
+if (process.argv[2] === 'origin') await serveOrigin()
+else {
+  await main(Number(process.argv[2] ?? 3))
+  process.exit(0)
+}

@@ -10,6 +10,7 @@ import { endToEndResponse, pairs } from './fields.js'
 import type { Link } from './link.js'
 import type { Field, Plan } from './message.js'
 import { Scrubber } from './meter.js'
+import { pump } from './pump.js'
 
 interface Swap {
   readonly secret: string
@@ -51,7 +52,7 @@ export function sendResponse(
   out.once('error', () => {
     response.destroy()
   })
-  source.pipe(out, { end: false })
+  pump(source, out)
   source.once('end', () => {
     if (!response.complete) return
     try {

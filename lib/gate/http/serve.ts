@@ -5,12 +5,13 @@
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import http2, { type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
-import { TLSSocket } from 'node:tls'
+import { TLSSocket, type TLSSocketOptions } from 'node:tls'
 import type { ReasonCode } from '../../audit/record.js'
 import { Http1Client } from './client-h1.js'
 import { Http2Client } from './client-h2.js'
 import { exchange } from './exchange.js'
 import { Link } from './link.js'
+import { highWaterMark } from './pump.js'
 import type { HttpContext, HttpServing } from './types.js'
 
 const handshakeMs = 10_000
@@ -48,7 +49,8 @@ export function serveTls(
     isServer: true,
     secureContext: authority.contextFor(sniName),
     ALPNProtocols: ['h2', 'http/1.1'],
-  })
+    highWaterMark,
+  } as TLSSocketOptions)
   const timer = setTimeout(() => {
     reportConnection(link, 'timeout', 'TLS handshake')
     socket.destroy()
@@ -116,6 +118,7 @@ function createHttp1Server(): http.Server {
     requestTimeout: 0,
     headersTimeout: 0,
     noDelay: true,
+    highWaterMark,
   })
   const onRequest = (request: IncomingMessage, response: ServerResponse) => {
     const link = links.get(request.socket)

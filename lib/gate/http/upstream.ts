@@ -9,6 +9,7 @@ import tls from 'node:tls'
 import type { ReasonCode } from '../../audit/record.js'
 import type { Grant } from '../../policy/types.js'
 import type { Place } from './message.js'
+import { highWaterMark } from './pump.js'
 import type { HttpContext } from './types.js'
 
 /** An upstream failure with the reason it is logged under. */
@@ -76,9 +77,10 @@ async function connect(place: Place, grant: Grant, context: HttpContext): Promis
       servername: place.name,
       ALPNProtocols: ['http/1.1'],
       minVersion: 'TLSv1.2',
+      highWaterMark,
       ...(context.upstreamCa === undefined ? {} : { secureContext: rootsWith(context.upstreamCa) }),
       ...(session === undefined ? {} : { session }),
-    })
+    } as tls.ConnectionOptions)
     const timer = setTimeout(() => {
       secure.destroy(new UpstreamError('timeout', `TLS handshake with ${place.name} timed out`))
     }, handshakeMs)

@@ -1,0 +1,32 @@
+/**
+ * Passes a body on: what comes in one turn of the event loop goes out in one write, since each costs an encryption
+ * and a system call of its own.
+ * Invariant: nothing waits for a later turn, and while the taker is full the source is paused.
+ */
+import type { Readable, Writable } from 'node:stream'
+
+/** Bytes that one side of a connection holds before the other is paused: several TLS records (16 KiB each). */
+export const highWaterMark = 256 * 1024
+
+/** Does not end `to`. */
+export function pump(from: Readable, to: Writable): void {
+  let isCorked = false
+  const uncork = () => {
+    isCorked = false
+    to.uncork()
+  }
+  // Each write to what was closed meanwhile is told as an error of its own.
+  to.on('error', () => undefined)
+  from.on('data', (chunk: Buffer) => {
+    if (to.destroyed) return
+    if (!isCorked) {
+      isCorked = true
+      to.cork()
+      process.nextTick(uncork)
+    }
+    if (!to.write(chunk)) from.pause()
+  })
+  to.on('drain', () => {
+    from.resume()
+  })
+}
