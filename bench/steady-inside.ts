@@ -34,6 +34,32 @@ const planOf = (index: number): NetworkPlan => ({
   loopbackListen: [],
 })
 
+/** What stands for how many jails, or for none: what it costs to have any table at all. */
+const others: Readonly<Record<string, readonly string[]>> = {
+  // One chain that accepts everything, in one hook: less than that no table can cost.
+  hook: [
+    'add table inet t',
+    'add chain inet t o { type filter hook output priority 0; policy accept; }',
+  ],
+  // The hooks of isolation uid, and a rule for which the kernel tracks connections, that no packet fits.
+  tracked: [
+    'add table inet t',
+    'add chain inet t n { type nat hook output priority -100; policy accept; }',
+    ...[0, 10, 12].map(
+      (at) =>
+        `add chain inet t o${String(at)} { type filter hook output priority ${String(at)}; policy accept; }`,
+    ),
+    'add chain inet t i { type filter hook input priority 0; policy accept; }',
+    'add rule inet t o0 meta mark 1634364001 ct mark 1 drop',
+  ],
+  // Isolation namespace, whatever the number of jails.
+  namespace: printTable(staticTable(range)),
+}
+
+function load(commands: readonly string[]): void {
+  execFileSync('/usr/sbin/nft', ['-f', '-'], { input: `${commands.join('\n')}\n` })
+}
+
 function install(jails: number): void {
   const gate = [
     { proto: 'udp', port: 53, gatePort: 40_053 },
@@ -43,12 +69,12 @@ function install(jails: number): void {
   const commands = ['flush ruleset']
   if (jails > 0) {
     // Owned by nobody here: the owner flag is about who may delete.
-    const guard = { ...guardTable(range), flags: [] }
-    for (const table of [staticTable(range), guard, uidBase(range)])
+    const guard = { ...guardTable(range), owner: false }
+    for (const table of [staticTable(range, 'flows'), guard, uidBase(range)])
       commands.push(...printTable(table))
   }
   for (let n = 0; n < jails; n++) commands.push(...printTable(uidJail(planOf(n), gate)))
-  execFileSync('/usr/sbin/nft', ['-f', '-'], { input: `${commands.join('\n')}\n` })
+  load(commands)
 }
 
 const flow = join(root, 'bench/flow.pl')
@@ -70,18 +96,16 @@ const measure = (mode: string, seconds: number, uid: number, to = port): number 
     ),
   )
 
-// Argument: how many jails, or `tracked`: an empty table that redirects, and so tracks connections. Lines in: MODE SECONDS UID PORT.
+// Argument: how many jails in isolation uid, or a name of `others`. Lines in: MODE SECONDS UID PORT.
 const [which = '0'] = process.argv.slice(2)
 for (const args of [
   ['link', 'set', 'lo', 'up'],
   ['addr', 'add', `${address}/32`, 'dev', 'lo'],
 ])
   execFileSync('/usr/sbin/ip', args)
-if (which === 'tracked') {
-  execFileSync('/usr/sbin/nft', ['-f', '-'], {
-    input: 'add table inet t\nadd chain inet t o { type nat hook output priority -100; }\n',
-  })
-} else install(Number(which))
+const other = others[which]
+if (other === undefined) install(Number(which))
+else load(other)
 const server = spawn('/usr/bin/setpriv', [
   ...['--pdeathsig', 'KILL', 'perl', flow, 'serve', address, String(port)],
 ])

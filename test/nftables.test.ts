@@ -11,6 +11,7 @@ import { DenialReader } from '../lib/backend/nftables/denials.js'
 import { printTable } from '../lib/backend/nftables/print.js'
 import { findDifference } from '../lib/backend/nftables/readback.js'
 import { removalOf } from '../lib/backend/nftables/removal.js'
+import { findStaticProblem } from '../lib/backend/nftables/static-deny.js'
 import {
   guardTable,
   inwardTable,
@@ -123,9 +124,10 @@ const gate = [
 t.test(
   'read back: as written is intact; each rule, chain, set and element gone or more is told',
   async (t) => {
-    const base = uidBase(range)
+    const base = uidBase(range, 'agentjail_golden')
     const cases: [name: string, loaded: Table[], table: Table, extent: 'whole' | 'part'][] = [
       ['static', [staticTable(range)], staticTable(range), 'whole'],
+      ['static, flows', [staticTable(range, 'flows')], staticTable(range, 'flows'), 'whole'],
       [
         'namespace',
         [namespaceTable({ ...rich, isolation: 'namespace' })],
@@ -174,12 +176,17 @@ t.test(
   },
 )
 
-t.test('the guard is the static deny, owned', async (t) => {
+t.test('the guard is the static deny, owned, and takes the mark off', async (t) => {
   const [first, ...rest] = printTable(guardTable(range))
   t.equal(first, 'add table inet agentjail_guard { flags owner; }')
   t.same(
-    rest.map((line) => line.replaceAll('agentjail_guard', 'agentjail')),
-    printTable(staticTable(range)).slice(1),
+    rest.map((line) =>
+      line
+        .replaceAll('agentjail_guard', 'agentjail')
+        .replace('priority 12', 'priority 10')
+        .replace('meta mark set 0 ', ''),
+    ),
+    printTable(staticTable(range, 'flows')).slice(1),
   )
 })
 
@@ -236,4 +243,43 @@ t.test('denials: what is new since the last reading, once', async (t) => {
   t.match(reader.read(listing(5, 2)), [{ count: 2 }, { count: 2, proto: 'any' }])
   t.match(reader.read(listing(1, 2)), [{ count: 1 }], 'it ran out and came back')
   t.same(reader.read('nonsense'), [])
+})
+
+t.test('the first comparison lets others by, and nobody of the range', (t) => {
+  const ranges = [
+    range,
+    { first: 60_000, last: 60_000 },
+    { first: 1, last: 4_294_967_294 },
+    { first: 65_535, last: 65_536 },
+    { first: 2_147_483_640, last: 2_147_483_656 },
+  ]
+  for (const { first, last } of ranges) {
+    const [rule] = staticTable({ first, last }).rules
+    const match = rule?.expr[0]
+    const named = JSON.stringify(match)
+    if (first === 1 || first === 2_147_483_640) {
+      t.match(named, /"mark"/, `${String(first)}: no bit in common, no such comparison`)
+      continue
+    }
+    const [, mask = 0, value = 0] =
+      /"&":\[.*?,(\d+)\]\},"right":(\d+)/.exec(named)?.map(Number) ?? []
+    const isOther = (uid: number): boolean => (uid & mask) >>> 0 !== value
+    for (const uid of [first, last, Math.floor((first + last) / 2)])
+      t.notOk(isOther(uid), `${String(uid)} of ${String(first)}-${String(last)}`)
+    if (first === range.first) for (const uid of [0, 1000, 65_534]) t.ok(isOther(uid))
+  }
+  t.end()
+})
+
+t.test('the lesser static deny has the kernel track nothing; the fuller one does for it', (t) => {
+  t.notMatch(printTable(staticTable(range)).join('\n'), / ct /)
+  t.match(printTable(staticTable(range, 'flows')).join('\n'), / ct mark /)
+  const full = listAfter([staticTable(range, 'flows')], [], 'agentjail')
+  const less = listAfter([staticTable(range)], [], 'agentjail')
+  t.equal(findStaticProblem(range, full), undefined, 'the fuller one is enough for both')
+  t.equal(findStaticProblem(range, full, 'flows'), undefined)
+  t.equal(findStaticProblem(range, less), undefined)
+  t.match(findStaticProblem(range, less, 'flows'), /rule/)
+  t.match(findStaticProblem(range, { nftables: [] }), /missing/)
+  t.end()
 })

@@ -1,8 +1,8 @@
 /**
  * Reads the static deny and the reserved uids back from the kernel; changes nothing.
  */
-import { findDifference } from '../backend/nftables/readback.js'
-import { staticTable, tableName } from '../backend/nftables/tables.js'
+import { findStaticProblem } from '../backend/nftables/static-deny.js'
+import { tableName } from '../backend/nftables/tables.js'
 import type { UidRange } from '../backend/types.js'
 import type { System } from '../system/types.js'
 
@@ -18,7 +18,7 @@ export async function findDenyProblem(
     return isAbsent ? 'it is not loaded' : `nft says: ${listed.stderr.split('\n', 1)[0] ?? ''}`
   }
   try {
-    return findDifference(staticTable(range), JSON.parse(listed.stdout) as unknown)
+    return findStaticProblem(range, JSON.parse(listed.stdout) as unknown)
   } catch {
     return 'nft printed no JSON'
   }

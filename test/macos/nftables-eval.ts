@@ -192,6 +192,11 @@ class Run {
       const status = this.#connection.redirected === undefined ? '' : 'dnat'
       return { mark: this.#connection.mark, status, direction }[expression.ct.key]
     }
+    if ('&' in expression) {
+      const [of, mask] = expression['&']
+      const value = this.#value(of)
+      return typeof value === 'number' ? (value & mask) >>> 0 : undefined
+    }
     if ('concat' in expression) {
       const parts = expression.concat.map((part) => this.#value(part))
       return parts.includes(undefined) ? undefined : parts

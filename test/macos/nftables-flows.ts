@@ -17,7 +17,7 @@ const perJail = 1_000
 
 /** Hosts with these jails running, their gates listening and their names pinned: one for each flow. */
 export function nftHost(jails: readonly Held[]): () => NftHost {
-  const tables = [staticTable(reserved), guardTable(reserved)]
+  const tables = [staticTable(reserved, 'flows'), guardTable(reserved)]
   const parts = jails.map(({ policy }, index) => {
     const plan = networkOf(policy, index)
     const of = (proto: 'tcp' | 'udp'): GatePort[] =>

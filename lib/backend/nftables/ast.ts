@@ -18,6 +18,7 @@ export type Expression =
   | { readonly ct: { readonly key: 'mark' | 'status' | 'direction' } }
   | { readonly socket: { readonly key: 'cgroupv2'; readonly level: number } }
   | { readonly concat: readonly Expression[] }
+  | { readonly '&': readonly [Expression, number] }
   | { readonly range: readonly [number, number] }
   | { readonly prefix: { readonly addr: string; readonly len: number } }
   | { readonly set: readonly (string | number | Expression)[] }
@@ -120,6 +121,7 @@ export const field = (
   name: 'daddr' | 'saddr' | 'dport' | 'sport',
 ): Expression => ({ payload: { protocol, field: name } })
 export const concat = (...parts: readonly Expression[]): Expression => ({ concat: parts })
+export const masked = (value: Expression, mask: number): Expression => ({ '&': [value, mask] })
 export const equal = (left: Expression, right: Expression): Statement => ({
   match: { op: '==', left, right },
 })

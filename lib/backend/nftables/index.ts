@@ -11,13 +11,13 @@ import { loopbackRoutes, openNamespace } from './namespace.js'
 import type { NamespaceTools } from './namespace.js'
 import { printTable } from './print.js'
 import { openMonitor } from './monitor.js'
-import { bodyOf, findDifference, listedItems } from './readback.js'
+import { bodyOf, listedItems } from './readback.js'
 import { removalOf } from './removal.js'
+import { findStaticProblem, staticCommands } from './static-deny.js'
 import {
   guardTable,
   inwardTable,
   namespaceTable,
-  staticTable,
   tableName,
   uidBase,
   uidJail,
@@ -40,10 +40,9 @@ function refused(stderr: string): JailError {
   return new JailError('BACKEND', `nft refused: ${stderr.split('\n', 1)[0] ?? ''}`)
 }
 
-/** The text that loads the static deny, for `nft -f`: idempotent, replaces what is there in one transaction. */
-export function renderStaticDeny(range: UidRange): string {
-  const at = `inet ${tableName.static}`
-  return [`add table ${at}`, `delete table ${at}`, ...printTable(staticTable(range)), ''].join('\n')
+/** The text that loads the static deny, for `nft -f`. */
+export function renderStaticDeny(range: UidRange, extent: 'uids' | 'flows' = 'uids'): string {
+  return `${staticCommands(range, extent).join('\n')}\n`
 }
 
 export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): Backend {
@@ -81,10 +80,11 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     name: 'nftables',
     render: renderPlan,
     ensureStaticDeny: async (range) => {
-      const wanted = staticTable(range)
-      if (findDifference(wanted, await list(tableName.static)) === undefined) return
-      await load([renderStaticDeny(range)])
-      const difference = findDifference(wanted, await list(tableName.static))
+      const look = async (): Promise<string | undefined> =>
+        findStaticProblem(range, await list(tableName.static))
+      if ((await look()) === undefined) return
+      await load(staticCommands(range))
+      const difference = await look()
       if (difference !== undefined)
         throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
     },
@@ -123,7 +123,7 @@ function renderPlan(plan: NetworkPlan): RenderedRules[] {
   const deny: RenderedRules = {
     title: 'static deny of the reserved uid range, on the host',
     format: 'nft',
-    text: renderStaticDeny(plan.range),
+    text: renderStaticDeny(plan.range, plan.isolation === 'uid' ? 'flows' : 'uids'),
   }
   if (plan.isolation === 'namespace') {
     return [
@@ -157,7 +157,11 @@ function renderPlan(plan: NetworkPlan): RenderedRules[] {
             text: text(printTable(inwardTable(plan.groups))),
           },
         ]),
-    { title: 'shared by all jails', format: 'nft', text: text(printTable(uidBase(plan.range))) },
+    {
+      title: 'shared by all jails',
+      format: 'nft',
+      text: text(printTable(uidBase(plan.range, plan.groups))),
+    },
     { title: 'this jail', format: 'nft', text: text(printTable(uidJail(plan, ports))) },
   ]
 }

@@ -87,6 +87,7 @@ function printExpression(expression: Expression): string {
   if ('socket' in expression) return `socket cgroupv2 level ${expression.socket.level}`
   if ('path' in expression) return `"${expression.path}"`
   if ('concat' in expression) return expression.concat.map(printExpression).join(' . ')
+  if ('&' in expression) return `${printExpression(expression['&'][0])} & ${expression['&'][1]}`
   if ('range' in expression) return `${expression.range[0]}-${expression.range[1]}`
   if ('prefix' in expression) return `${expression.prefix.addr}/${expression.prefix.len}`
   if ('elem' in expression) return printElem(expression)

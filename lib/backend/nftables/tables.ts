@@ -1,7 +1,8 @@
 /**
  * The tables agentjail loads, as data. Pure.
  *
- * `agentjail` is the static deny of the reserved uid range: on the host always, in every isolation.
+ * `agentjail` is the static deny of the reserved uid range: on the host always, in every isolation. From the first jail
+ * in `uid` isolation on it also denies flows by their mark, for which the kernel tracks connections, everybody's.
  * `agentjail_guard` is the same deny in a table that only its owner can flush or delete.
  * `agentjail_uid` opens, for jails in `uid` isolation only, what their policies grant. What it lets through it marks,
  * and the two denies refuse every packet of the range that has no mark: so whoever removes this table closes the jails.
@@ -23,6 +24,7 @@ import {
   field,
   goto,
   has,
+  masked,
   meta,
   ports,
   prohibit,
@@ -45,15 +47,34 @@ export const tableName = {
 } as const
 
 /**
- * Packet mark between the `output` hooks at priority 0 and 20 of a packet that a jail's grants let through.
- * It is taken off again before routing or any other tool's later hook can see it. ("ajja")
+ * Packet mark of a packet that a jail's grants let through, from the hook at priority 0 to the last deny, which takes it
+ * off again before routing or any other tool's later hook can see it. ("ajja")
  */
 export const passMark = 0x616a6a61
 
-/** Runs after `agentjail_uid` (0) has marked, before the mark is taken off (20). */
+/** Runs after `agentjail_uid` (0) has marked. */
 const denyPriority = 10
+/** The last to ask for the mark. */
+const guardPriority = 12
 
 const uids = (range: UidRange): Expression => ({ range: [range.first, range.last] })
+
+/**
+ * Packets of users who cannot be of the range: none of them shares the bits that all of its uids have in common. A mask
+ * costs a packet half of what a range does (docs/performance.md). Undefined: the range has no bit in common.
+ */
+function outside({ first, last }: UidRange): Statement | undefined {
+  const shared = Math.clz32(first ^ last)
+  if (shared === 0) return undefined
+  const mask = (0xffffffff << (32 - shared)) >>> 0
+  return differ(masked(meta('skuid'), mask), (first & mask) >>> 0)
+}
+
+/** For every other user the first comparison of a chain is the last. */
+function othersFirst(range: UidRange, chain: string, verdict: Statement): Rule[] {
+  const others = outside(range)
+  return others === undefined ? [] : [{ chain, expr: [others, verdict] }]
+}
 /** Transport protocols that have ports where `th` reads them: tcp, udp, dccp, sctp, udplite. */
 const withPorts: Expression = { set: ['tcp', 'udp', 'dccp', 'sctp', 'udplite'] }
 
@@ -61,42 +82,50 @@ const withPorts: Expression = { set: ['tcp', 'udp', 'dccp', 'sctp', 'udplite'] }
 const original = equal(ct('direction'), 'original')
 const reply = equal(ct('direction'), 'reply')
 
-/** The deny of the whole reserved range; loaded at boot and never changed. */
-export function staticTable(range: UidRange): Table {
-  return denyTable(tableName.static, false, range)
+/**
+ * The deny of the whole reserved range; loaded at boot.
+ * @param extent `uids`: what sockets of these uids send; enough where no jail is on the host's network, and the kernel
+ * need not track connections for it. `flows`: also what is left of a flow whose socket is closed.
+ */
+export function staticTable(range: UidRange, extent: 'uids' | 'flows' = 'uids'): Table {
+  return denyTable(range, { name: tableName.static, owner: false, extent, passed: [accept] })
 }
 
-/** The same deny, in a table that a flush of the ruleset leaves alone while its owner lives. */
+/** The same deny, in a table that a flush of the ruleset leaves alone while its owner lives. Takes the mark off. */
 export function guardTable(range: UidRange): Table {
-  return denyTable(tableName.guard, true, range)
+  const passed = [setMark(0), accept]
+  return denyTable(range, { name: tableName.guard, owner: true, extent: 'flows', passed })
 }
 
-function denyTable(name: string, owner: boolean, range: UidRange): Table {
-  const unmarked = (key: Expression): Statement[] => [
-    equal(key, uids(range)),
-    differ(meta('mark'), passMark),
-  ]
+interface Deny {
+  readonly name: string
+  readonly owner: boolean
+  readonly extent: 'uids' | 'flows'
+  /** What becomes of a packet with the mark. */
+  readonly passed: readonly Statement[]
+}
+
+function denyTable(range: UidRange, { name, owner, extent, passed }: Deny): Table {
+  const chain = 'output'
+  const prio = owner ? guardPriority : denyPriority
+  const held = equal(meta('skuid'), uids(range))
   return {
     name,
     owner,
     counters: [],
     sets: [],
     elements: [],
-    chains: [
-      {
-        name: 'output',
-        hook: { type: 'filter', hook: 'output', prio: denyPriority, policy: 'accept' },
-      },
-    ],
+    chains: [{ name: chain, hook: { type: 'filter', hook: 'output', prio, policy: 'accept' } }],
     rules: [
+      ...othersFirst(range, chain, accept),
+      { chain, expr: [equal(meta('mark'), passMark), ...passed] },
       // TCP by reset: with an ICMP refusal alone a connect over IPv6 waits for its time-out.
-      {
-        chain: 'output',
-        expr: [...unmarked(meta('skuid')), equal(meta('l4proto'), 'tcp'), resetTcp],
-      },
-      { chain: 'output', expr: [...unmarked(meta('skuid')), prohibit] },
+      { chain, expr: [held, equal(meta('l4proto'), 'tcp'), resetTcp] },
+      { chain, expr: [held, prohibit] },
       // Queued data of a socket that its process has closed has no uid any more; its flow still has the jail's mark.
-      { chain: 'output', expr: [original, ...unmarked(ct('mark')), drop] },
+      ...(extent === 'uids'
+        ? []
+        : [{ chain, expr: [original, equal(ct('mark'), uids(range)), drop] }]),
     ],
   }
 }
@@ -112,14 +141,10 @@ export function inwardTable(groups: string): Table {
     elements: [],
     chains: [{ name: 'input', hook }],
     rules: [
+      { chain: 'input', expr: [equal(meta('mark'), passMark), setMark(0), accept] },
       {
         chain: 'input',
-        expr: [
-          equal(meta('l4proto'), 'udp'),
-          differ(meta('mark'), passMark),
-          equal(socketGroup(1), { path: groups }),
-          drop,
-        ],
+        expr: [equal(meta('l4proto'), 'udp'), equal(socketGroup(1), { path: groups }), drop],
       },
     ],
   }
@@ -265,8 +290,11 @@ function deniedCidrRules(
   ]
 }
 
-/** The part of `agentjail_uid` that stands however many jails there are. */
-export function uidBase(range: UidRange): Table {
+/**
+ * The part of `agentjail_uid` that stands however many jails there are.
+ * @param groups as of `inwardTable`, which takes off what is marked here of what comes in; undefined: there is none.
+ */
+export function uidBase(range: UidRange, groups?: string): Table {
   const map = (name: string, type: 'uid' | 'mark'): NamedSet => ({
     kind: 'map',
     name,
@@ -299,9 +327,8 @@ export function uidBase(range: UidRange): Table {
       // Before -100, where docker leads a container's DNS (127.0.0.11) to a server of its own.
       { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -110, policy: 'accept' } },
       { name: 'output', hook: hook('output', 0) },
-      { name: 'release', hook: hook('output', 20) },
-      { name: 'input', hook: hook('input', 0) },
-      { name: 'release_in', hook: hook('input', 20) },
+      ...(groups === undefined ? [] : [{ name: 'input', hook: hook('input', 0) }]),
+      { name: 'others' },
       { name: 'held' },
       { name: 'orphans' },
     ],
@@ -310,35 +337,34 @@ export function uidBase(range: UidRange): Table {
         chain: 'to_gate',
         expr: [equal(meta('skuid'), uids(range)), vmap(meta('skuid'), 'redirects')],
       },
-      // The range first: every other user pays comparisons only, whatever the number of jails.
+      // Every other user pays comparisons only, whatever the number of jails.
+      ...othersFirst(range, 'output', goto('others')),
       { chain: 'output', expr: [equal(meta('skuid'), uids(range)), goto('held')] },
       { chain: 'output', expr: [original, equal(ct('mark'), uids(range)), goto('orphans')] },
+      { chain: 'output', expr: [goto('others')] },
       // A jail's gate is for that jail: nobody else may connect to it.
-      {
-        chain: 'output',
-        expr: [equal(meta('oifname'), 'lo'), equal(field('tcp', 'dport'), '@gates_tcp'), resetTcp],
-      },
-      {
-        chain: 'output',
-        expr: [equal(meta('oifname'), 'lo'), equal(field('udp', 'dport'), '@gates_udp'), prohibit],
-      },
+      { chain: 'others', expr: [differ(meta('oifname'), 'lo'), accept] },
+      { chain: 'others', expr: [equal(field('tcp', 'dport'), '@gates_tcp'), resetTcp] },
+      { chain: 'others', expr: [equal(field('udp', 'dport'), '@gates_udp'), prohibit] },
       { chain: 'held', expr: [vmap(meta('skuid'), 'jails')] },
       { chain: 'held', expr: [equal(meta('l4proto'), 'tcp'), resetTcp] },
       { chain: 'held', expr: [prohibit] },
       { chain: 'orphans', expr: [vmap(ct('mark'), 'flows')] },
       { chain: 'orphans', expr: [drop] },
-      { chain: 'release', expr: [equal(meta('mark'), passMark), setMark(0)] },
       // Who opened the flow is in its mark; to whom it went is asked again of the jail's own chain.
-      {
-        chain: 'input',
-        expr: [
-          equal(meta('l4proto'), 'udp'),
-          reply,
-          equal(ct('mark'), uids(range)),
-          vmap(ct('mark'), 'answers'),
-        ],
-      },
-      { chain: 'release_in', expr: [equal(meta('mark'), passMark), setMark(0)] },
+      ...(groups === undefined
+        ? []
+        : [
+            {
+              chain: 'input',
+              expr: [
+                equal(meta('l4proto'), 'udp'),
+                reply,
+                equal(ct('mark'), uids(range)),
+                vmap(ct('mark'), 'answers'),
+              ],
+            },
+          ]),
     ],
   }
 }

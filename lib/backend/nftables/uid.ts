@@ -18,7 +18,8 @@ import { findDifference, hasElement } from './readback.js'
 import { jailMaps, removalFrom, removalOf } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
-import { deniedSet, jailNames, staticTable, tableName, uidBase, uidJail } from './tables.js'
+import { findStaticProblem, staticCommands } from './static-deny.js'
+import { deniedSet, jailNames, tableName, uidBase, uidJail } from './tables.js'
 
 const table = `inet ${tableName.uid}`
 const listTable = `list table ${table}`
@@ -66,6 +67,8 @@ class UidHold implements NetworkHold {
   async connectGate(ports: readonly GatePort[]): Promise<void> {
     const { nft, guard, list } = this.#place
     const isFirst = !(await this.#isGuarded(list))
+    // With namespaces alone the machine has the lesser form.
+    if (!(await this.#isStaticallyDenied())) await restoreStatic(this.#nft, this.#plan.range)
     await ensureGroup(this.#system, this.#plan)
     await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
     await this.#put(this.#plan, ports, [], isFirst)
@@ -112,7 +115,7 @@ class UidHold implements NetworkHold {
 
   /** The whole table anew where it is not whole: other jails' parts are put back by their own watches. */
   async #replace(commands: readonly string[]): Promise<unknown> {
-    const base = uidBase(this.#plan.range)
+    const base = uidBase(this.#plan.range, this.#plan.groups)
     const found = await this.#nft.change([`add table ${table}`], listTable)
     const first =
       findDifference(base, found, 'part') === undefined
@@ -123,7 +126,7 @@ class UidHold implements NetworkHold {
 
   #differs(part: Table, listing: unknown): string | undefined {
     return (
-      findDifference(uidBase(this.#plan.range), listing, 'part') ??
+      findDifference(uidBase(this.#plan.range, this.#plan.groups), listing, 'part') ??
       findDifference(part, listing, 'part')
     )
   }
@@ -244,11 +247,12 @@ class UidHold implements NetworkHold {
 
   /** By the static deny and the guard. */
   async #isDenied(): Promise<boolean> {
-    const difference = findDifference(
-      staticTable(this.#plan.range),
-      await this.#list(tableName.static),
-    )
-    return difference === undefined && (await this.#isGuarded(this.#list))
+    return (await this.#isStaticallyDenied()) && (await this.#isGuarded(this.#list))
+  }
+
+  async #isStaticallyDenied(): Promise<boolean> {
+    const listing = await this.#list(tableName.static)
+    return findStaticProblem(this.#plan.range, listing, 'flows') === undefined
   }
 
   #isGuarded(list: ListTable): Promise<boolean> {
@@ -260,7 +264,10 @@ class UidHold implements NetworkHold {
     const { chain, nat, inward } = jailNames(this.#plan.jail)
     const shared = {
       table: tableName.uid,
-      chains: [chain, nat, inward, ...uidBase(this.#plan.range).chains.map(({ name }) => name)],
+      chains: [
+        ...[chain, nat, inward],
+        ...uidBase(this.#plan.range, this.#plan.groups).chains.map(({ name }) => name),
+      ],
       maps: jailMaps,
       uid: this.#plan.uid,
     }
@@ -314,14 +321,11 @@ class UidHold implements NetworkHold {
 }
 
 async function restoreStatic(nft: NftSession, range: UidRange): Promise<void> {
-  const wanted = staticTable(range)
-  const at = `inet ${tableName.static}`
-  // `add` before `delete`: the delete succeeds whether or not the table is there, in the same transaction.
   const listing = await nft.change(
-    [`add table ${at}`, `delete table ${at}`, ...printTable(wanted)],
-    `list table ${at}`,
+    staticCommands(range, 'flows'),
+    `list table inet ${tableName.static}`,
   )
-  const difference = findDifference(wanted, listing)
+  const difference = findStaticProblem(range, listing, 'flows')
   if (difference !== undefined)
     throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
 }
