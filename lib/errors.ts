@@ -69,6 +69,7 @@ function defaultExit(code: ErrorCode): number {
     case 'CONFIG_INVALID':
     case 'POLICY_NOT_FOUND':
     case 'NAME_INVALID':
+    case 'NAME_UNKNOWN':
       return exitCode.usage
     default:
       return exitCode.refused

@@ -61,6 +61,16 @@ t.test('words that are wrong: one line, exit 2', (t) => {
     [['run', '--join', 'a', '-p', 'openai', '--', 'true'], /mutually exclusive/],
     [['run', '-p', 'openai', '--isolation', 'magic', '--', 'true'], /magic/],
     [['allow', 'a-jail'], /needs a destination/],
+    [
+      ['run', '-p', 'npm', 'ls', '-la'],
+      /put -- before the command; agentjail run -p npm -- ls -la$/m,
+    ],
+    [['learn', '-o', 'x.yaml', 'echo', 'a b'], /agentjail learn -o x\.yaml -- echo 'a b'$/m],
+    [['service', 'install', 'bot', '-p', 'npm', 'node', 'b'], /bot -p npm -- node b$/m],
+    [['run', '-p', 'npm', '--json', '--', 'true'], /--json .* --dry-run; .*agentjail logs/],
+    [['logs', '--nope'], /; see: agentjail logs --help$/m],
+    [['allow', 'x', '169.254.169.254/32'], /no destination; one address is written without \/32/],
+    [['allow', './x.yaml', '169.254.169.254'], /no policy opens it/],
     [['service', 'logs', 'bot', '--lines', 'x'], /--lines is not a number/],
     [['completion', 'tcsh'], /tcsh/],
   ]

@@ -514,6 +514,14 @@ const mistakes: readonly (readonly [string, string, readonly string[]])[] = [
     ['2:17: "2 hours" is not a duration; write a number and a unit: 30s, 10m, 2h, 1d'],
   ],
   [
+    'numbers without a unit',
+    'version: 1\nlimits: { time: 5, memory: 512 }',
+    [
+      '2:17: 5 has no unit; write 5s, 5m or 5h',
+      '2:28: 512 has no unit; write 512B, 512MB or 512MiB',
+    ],
+  ],
+  [
     'pids zero',
     'version: 1\nlimits: { pids: 0 }',
     ['2:17: limits.pids is 0; write a whole number from 1 to 4194304'],

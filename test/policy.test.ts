@@ -228,6 +228,7 @@ t.test('loading from disk', async (t) => {
     'ring-a.yaml': 'version: 1\nextends: [ring-b.yaml]\n',
     'ring-b.yaml': 'version: 1\nextends: [./ring-a.yaml]\n',
     'lost.yaml': 'version: 1\nextends: [opnai]\n',
+    'gone.yaml': 'version: 1\nextends: [openai, ./nope.yaml]\n',
     'open.yaml': 'version: 1\n',
     'theirs.yaml': 'version: 1\n',
     'big.yaml': `version: 1\n#${'x'.repeat(1024 * 1024)}\n`,
@@ -262,6 +263,10 @@ t.test('loading from disk', async (t) => {
     [
       'lost.yaml',
       'POLICY_NOT_FOUND lost.yaml:2:11: no bundled policy is named "opnai" | did you mean openai? agentjail policy list shows all; a file needs its path: ./NAME.yaml',
+    ],
+    [
+      'gone.yaml',
+      `POLICY_INVALID gone.yaml:2:19: there is no policy file ${dir}/nope.yaml; a path starts from the directory of this file; a bundled policy has no slash`,
     ],
     [
       'telegrm',

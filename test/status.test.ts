@@ -238,7 +238,9 @@ writer                      openai-telegram  aj-writer                      4194
   const stdout = output()
   const io = { stdout, stderr: output(), env: {} }
   t.equal(await statusCommand({ watch: false, json: true }, io, () => Promise.resolve(jails)), 0)
-  t.strictSame(JSON.parse(stdout.text), jails)
+  const since = '2026-01-31T10:58:20.000Z'
+  const told = jails.map((one) => ({ ...one, since }))
+  t.strictSame(JSON.parse(stdout.text), told, 'a time as in the log')
 
   const end = new AbortController()
   let reads = 0

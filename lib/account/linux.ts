@@ -8,7 +8,7 @@ import { accountComment, accountName } from '../plan/names.js'
 import type { JailName } from '../plan/names.js'
 import type { AccountFacts, Settings } from '../plan/types.js'
 import type { Argv, System } from '../system/types.js'
-import { groupsOf, hasSubordinateRange, isExpired, parsePasswd } from './passwd.js'
+import { groupsOf, hasSubordinateRange, isExpired, parsePasswd, processCount } from './passwd.js'
 import type { PasswdEntry } from './passwd.js'
 
 export interface AccountTools {
@@ -191,13 +191,9 @@ export async function removeAccount(
 ): Promise<void> {
   const alive = await system.processesOf(entry.uid)
   if (alive.length > 0) {
-    throw new JailError(
-      'ACCOUNT',
-      `user ${entry.name} still has ${alive.length} processes (first: ${alive[0] ?? ''})`,
-      {
-        hint: 'end its jail first',
-      },
-    )
+    throw new JailError('ACCOUNT', `user ${entry.name} still has ${processCount(alive)}`, {
+      hint: 'end its jail first',
+    })
   }
   await must(system, 'remove', [tools.userdel, '--', entry.name])
   if (entry.home.startsWith(`${settings.homeDir}/`)) await system.removeDir(entry.home)

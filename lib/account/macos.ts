@@ -10,6 +10,7 @@ import type { AccountFacts, Settings } from '../plan/types.js'
 import type { System } from '../system/types.js'
 import { deleteRecord, listRecords, readRecord, writeRecord } from './dscl.js'
 import type { AccountRequest } from './linux.js'
+import { processCount } from './passwd.js'
 
 export interface MacAccount {
   readonly name: string
@@ -80,11 +81,9 @@ export async function removeMacAccount(
 ): Promise<void> {
   const alive = await system.processesOf(account.uid)
   if (alive.length > 0)
-    throw new JailError(
-      'ACCOUNT',
-      `user ${account.name} still has ${String(alive.length)} processes (first: ${String(alive[0])})`,
-      { hint: 'end its jail first' },
-    )
+    throw new JailError('ACCOUNT', `user ${account.name} still has ${processCount(alive)}`, {
+      hint: 'end its jail first',
+    })
   await deleteRecord(system, 'Users', account.name)
   await deleteRecord(system, 'Groups', account.name)
   if (account.home.startsWith(`${settings.homeDir}/`)) await system.removeDir(account.home)

@@ -51,3 +51,11 @@ export function isExpired(shadow: string, name: string): boolean {
     .find(([entry]) => entry === name)
   return fields?.[7] === '1'
 }
+
+/** `1 process (4711)`, `3 processes (first: 4711)`. */
+export function processCount(pids: readonly number[]): string {
+  const first = String(pids[0] ?? '')
+  return pids.length === 1
+    ? `1 process (${first})`
+    : `${String(pids.length)} processes (first: ${first})`
+}

@@ -7,9 +7,13 @@ import type { Argv, Options } from 'yargs'
 import { JailError } from '../errors.js'
 import type { Ending } from '../launch/types.js'
 import type { CommandIo } from './io.js'
+import { refuseBareCommand, specOf } from './bare-command.js'
 import { checkCommand } from './known-command.js'
 import { commands, groups } from './table/commands.js'
 import { type CommandSpec, type OptionSpec, type PositionalSpec, Words } from './table/types.js'
+
+/** Variables that say how to write to the terminal. */
+const shownBy = ['TERM', 'COLORTERM', 'NO_COLOR', 'FORCE_COLOR', 'LANG', 'LC_ALL', 'TZ']
 
 /** Columns of help where it is no terminal; never wider than 100. */
 const defaultColumns = 80
@@ -17,6 +21,8 @@ const defaultColumns = 80
 /** Parses and runs; resolves with how to end, `undefined` for help. Throws USAGE and what commands throw. */
 export async function parse(argv: readonly string[]): Promise<Ending | undefined> {
   checkCommand(argv)
+  refuseBareCommand(argv)
+  const spec = specOf(argv)
   const io: CommandIo = { stdout: process.stdout, stderr: process.stderr, env: process.env }
   let ending: Ending | undefined
   const table = yargs()
@@ -38,7 +44,9 @@ export async function parse(argv: readonly string[]): Promise<Ending | undefined
       throw new JailError(
         'USAGE',
         text,
-        text.includes('--help') ? {} : { hint: 'see: agentjail --help' },
+        text.includes('--help')
+          ? {}
+          : { hint: `see: agentjail ${spec === undefined ? '' : `${spec.name} `}--help` },
       )
     })
     .help()
@@ -63,7 +71,12 @@ export async function parse(argv: readonly string[]): Promise<Ending | undefined
       spec.summary,
       (sub) => describeCommand(sub, spec),
       async (args) => {
-        const end = await spec.run(new Words(args, argv), io)
+        const words = new Words(args, argv)
+        const isUser = process.getuid?.() !== 0
+        const end =
+          isUser && spec.needsRoot?.(words) === true
+            ? await (await import('../session/elevate.js')).elevate(words.script, argv, shownBy)
+            : await spec.run(words, io)
         ending = typeof end === 'number' ? { code: end } : end
       },
     )

@@ -39,7 +39,13 @@ export function parseDestination(text: string, source: string): Destination {
   const match = form.exec(text)
   const host = match?.[1] ?? match?.[2] ?? match?.[3]
   if (match === null || host === undefined || host === '') {
-    throw new JailError('USAGE', `${quote(text)} is no destination`, { hint: example })
+    const address = /^\[?([0-9a-fA-F:.]+)\]?\/[0-9]{1,3}(?::|$)/.exec(text)?.[1]
+    throw new JailError('USAGE', `${quote(text)} is no destination`, {
+      hint:
+        address === undefined
+          ? example
+          : 'one address is written without /32; a network stands under network.cidrs in the policy file',
+    })
   }
   const port = Number(match[4] ?? 443)
   const isUdp = match[5] === 'udp'

@@ -2,7 +2,7 @@
  * Changes to the policy of a running jail: read, amend, put in force.
  * Invariant: a change is put in force only over the very policy it was made from.
  */
-import { exitCode, JailError } from '../errors.js'
+import { JailError } from '../errors.js'
 import { parseJailName } from '../plan/names.js'
 import { policyFromJson, policyToJson } from '../policy/json.js'
 import type { Policy } from '../policy/types.js'
@@ -33,7 +33,6 @@ export async function changeRunning(
   if (entry === undefined) {
     throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
       hint: 'see: agentjail status',
-      exit: exitCode.usage,
     })
   }
   const path = controlPath(config.stateDir, jail)

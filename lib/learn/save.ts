@@ -8,6 +8,7 @@ import { mkdir, open } from 'node:fs/promises'
 import { dirname, resolve } from 'node:path'
 import { errnoCode, errorMessage, JailError } from '../errors.js'
 import { loadPolicies } from '../policy/loader.js'
+import { isPath } from '../policy/ref.js'
 import { paths } from '../setup/units.js'
 import type { Destination } from './destination.js'
 import { addToPolicyText, extendingPolicyText } from './policy-file.js'
@@ -26,9 +27,6 @@ export interface Saved {
   readonly refs: readonly string[]
   readonly isNew: boolean
 }
-
-/** How `--policy` tells a file from a bundled name. */
-export const isPath = (ref: string): boolean => ref.includes('/') || /\.(?:ya?ml|json)$/.test(ref)
 
 /**
  * Adds it to the last file that the jail runs with; where all are bundled, to a file of the jail's

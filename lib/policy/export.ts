@@ -12,10 +12,11 @@ import type {
   CredentialPlace,
   CredentialSource,
   Grant,
+  Limits,
   Policy,
   PortRange,
 } from './types.js'
-import { formatDuration } from './units.js'
+import { formatDuration, formatSize } from './units.js'
 
 type Plain = Readonly<Record<string, unknown>>
 
@@ -55,11 +56,23 @@ export function exportPolicy(policy: Policy): string {
     ),
     env: { pass: policy.env.pass, set: Object.fromEntries(policy.env.set) },
     fs: policy.fs,
-    limits: policy.limits,
+    limits: exportLimits(policy.limits),
     userNamespaces: policy.userNamespaces || undefined,
     transparent: policy.transparent || undefined,
   })
   return stringify(document, { aliasDuplicateObjects: false, lineWidth: 0 })
+}
+
+/** A bare number has no unit, and is refused. */
+function exportLimits({ memory, tmp, egressBytes, time, ...counts }: Limits): Plain {
+  const size = (bytes: number | undefined) => (bytes === undefined ? undefined : formatSize(bytes))
+  return {
+    ...counts,
+    memory: size(memory),
+    tmp: size(tmp),
+    egressBytes: size(egressBytes),
+    time: time === undefined ? undefined : formatDuration(time),
+  }
 }
 
 function exportGrant(grant: Grant): Plain {

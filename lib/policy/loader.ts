@@ -146,6 +146,9 @@ class Loader {
     } else if (at >= 0) {
       const circle = [...chain.slice(at), base].map(({ source }) => source).join(' -> ')
       fail(`extends runs in a circle: ${circle}`, 'drop one of them')
+    } else if (!base.isBundled && !existsSync(base.path)) {
+      const hint = 'a path starts from the directory of this file; a bundled policy has no slash'
+      fail(`there is no policy file ${base.source}`, hint)
     } else await this.load(base, chain)
   }
 }

@@ -131,7 +131,7 @@ export async function converse(
     line = await readLine(socket)
   } catch (error) {
     socket.destroy()
-    throw new JailError('NAME_UNKNOWN', `jail ${jail} does not answer: ${errorMessage(error)}`, {
+    throw new JailError('STATE', `jail ${jail} does not answer: ${errorMessage(error)}`, {
       hint: 'see which run: agentjail status',
       cause: error,
     })

@@ -41,7 +41,6 @@ export async function accountCommand(
   if (entry === undefined) {
     throw new JailError('NAME_UNKNOWN', `jail ${jail} has no account of agentjail's`, {
       hint: 'see: agentjail account list',
-      exit: exitCode.usage,
     })
   }
   await withLock(context.config.stateDir, () => context.platform.removeAccount(entry))

@@ -23,7 +23,6 @@ export async function reloadCommand({ name, policy }: ReloadArgs, io: CommandIo)
   if (entry === undefined) {
     throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
       hint: 'see: agentjail status',
-      exit: exitCode.usage,
     })
   }
   const refs = policy ?? entry.policies

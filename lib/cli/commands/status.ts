@@ -15,6 +15,11 @@ const watchInterval = 2_000
 /** Cursor home, and erase from there to the end (ECMA-48 CUP, ED): flickers less than a cleared screen. */
 const home = '\u001b[H\u001b[J'
 
+/** Times as in the log: ISO 8601. */
+function forPrograms(jail: JailStatus): object {
+  return { ...jail, since: new Date(jail.since).toISOString() }
+}
+
 /**
  * Exit 0, also where no jail runs.
  * @param read what the registry knows; asked anew for each picture
@@ -29,7 +34,7 @@ export async function statusCommand(
   for (;;) {
     const jails = await read()
     const text = args.json
-      ? `${JSON.stringify(jails, undefined, args.watch ? undefined : 2)}\n`
+      ? `${JSON.stringify(jails.map(forPrograms), undefined, args.watch ? undefined : 2)}\n`
       : renderStatus(jails, {
           now: Date.now(),
           colour: wantsColour(io.stdout, io.env),

@@ -21,7 +21,6 @@ export async function stopCommand(name: string, io: CommandIo): Promise<number> 
   if ((await registry.read(jail)) === undefined) {
     throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
       hint: 'see: agentjail status',
-      exit: exitCode.usage,
     })
   }
   await askWarden(controlPath(config.stateDir, jail), jail, { op: 'stop' })

@@ -1,6 +1,9 @@
 /** Commands about jails that run, and what they did. */
+import { isPath } from '../../policy/ref.js'
 import { jsonOption, policyOption, runningJail } from './types.js'
 import type { CommandSpec } from './types.js'
+
+const always = (): boolean => true
 
 export const jailCommands: readonly CommandSpec[] = [
   {
@@ -15,6 +18,7 @@ export const jailCommands: readonly CommandSpec[] = [
       ['status --watch', 'Until Ctrl-C'],
       ['status --json | jq -r .[].name', 'For programs'],
     ],
+    needsRoot: always,
     run: async (words, io) => {
       const { statusCommand } = await import('../commands/status.js')
       const { readStatus } = await import('../../session/status.js')
@@ -38,6 +42,7 @@ export const jailCommands: readonly CommandSpec[] = [
       ['logs my-bot --denied --since 10m', 'What was kept out lately'],
       ['logs --follow', 'All jails, as it happens'],
     ],
+    needsRoot: always,
     run: async (words, io) => {
       const { logsCommand } = await import('../commands/logs.js')
       const [name, since] = [words.text('name'), words.text('since')]
@@ -70,6 +75,7 @@ export const jailCommands: readonly CommandSpec[] = [
       ['allow my-bot db.example.com:5432 --save', 'Another port, and for good'],
       ['allow ./policy.yaml api.example.com', 'In a policy file, before a run'],
     ],
+    needsRoot: (words) => !isPath(words.need('name')),
     run: async (words, io) => {
       const { allowCommand } = await import('../commands/allow.js')
       const destinations = words.texts('destinations')
@@ -87,6 +93,7 @@ export const jailCommands: readonly CommandSpec[] = [
       { name: 'destination', kind: 'required', describe: 'As for allow; no port: every port' },
     ],
     examples: [['deny my-bot api.example.com', 'On every port, for this run']],
+    needsRoot: always,
     run: async (words, io) => {
       const { denyCommand } = await import('../commands/deny.js')
       const args = { name: words.need('name'), destination: words.need('destination') }
@@ -99,6 +106,7 @@ export const jailCommands: readonly CommandSpec[] = [
     positionals: [runningJail],
     options: [{ ...policyOption, describe: 'Another policy [the one it runs with]' }],
     examples: [['reload my-bot', 'After an edit of its policy file']],
+    needsRoot: always,
     run: async (words, io) => {
       const { reloadCommand } = await import('../commands/reload.js')
       const policy = words.texts('policy')
@@ -111,6 +119,7 @@ export const jailCommands: readonly CommandSpec[] = [
     summary: 'End a jail: SIGTERM to its command, SIGKILL five seconds later',
     positionals: [runningJail],
     examples: [['stop my-bot', 'Returns when nothing of it is left']],
+    needsRoot: always,
     run: async (words, io) => {
       const { stopCommand } = await import('../commands/stop.js')
       return await stopCommand(words.need('name'), io)

@@ -41,6 +41,7 @@ export const machineCommands: readonly CommandSpec[] = [
       ['setup --print', 'Look first; needs no root'],
       ['setup', 'As root; again is harmless'],
     ],
+    needsRoot: (words) => !words.flag('print'),
     run: async (words, io) => {
       const { setupCommand } = await import('../commands/setup.js')
       return await setupCommand({ print: words.flag('print') }, io)
@@ -54,6 +55,7 @@ export const machineCommands: readonly CommandSpec[] = [
       ['doctor', 'Exit code 1 where something is wrong'],
       ['doctor --fix', 'As root'],
     ],
+    needsRoot: (words) => words.flag('fix'),
     run: async (words, io) => {
       const { doctorCommand } = await import('../commands/doctor.js')
       return await doctorCommand({ fix: words.flag('fix'), json: words.flag('json') }, io)
@@ -78,6 +80,7 @@ export const machineCommands: readonly CommandSpec[] = [
       ['service install bot -p openai-telegram -- node bot.js', 'It runs, now and after each boot'],
       ['service install bot -p ./p.yaml --print -- ./bot', 'The unit, and nothing done'],
     ],
+    needsRoot: (words) => !words.flag('print'),
     run: runService('install'),
   },
   {
@@ -85,6 +88,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'Stop such a jail and take it away',
     positionals: [service],
     examples: [['service uninstall bot', 'Its log and its account stay']],
+    needsRoot: () => true,
     run: runService('uninstall'),
   },
   {
@@ -107,6 +111,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'The service users',
     options: [jsonOption],
     examples: [['account list', 'Which jail each belongs to']],
+    needsRoot: () => true,
     run: runAccount('list'),
   },
   {
@@ -115,6 +120,7 @@ export const machineCommands: readonly CommandSpec[] = [
     positionals: [{ name: 'jail', kind: 'required', describe: 'The jail whose user it is' }],
     options: [jsonOption],
     examples: [['account remove my-bot', 'Refused while the jail runs']],
+    needsRoot: () => true,
     run: runAccount('remove'),
   },
   {
@@ -122,6 +128,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'Clear what dead jails left (every command does it, too)',
     options: [jsonOption],
     examples: [['gc', 'Says what it cleared']],
+    needsRoot: () => true,
     run: async (words, io) => {
       const { gcCommand } = await import('../commands/gc.js')
       return await gcCommand({ json: words.flag('json') }, io)
@@ -132,6 +139,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'Take away everything agentjail put on this machine',
     options: [{ name: 'purge', type: 'flag', describe: 'Logs and configuration too' }],
     examples: [['uninstall --purge', 'Nothing is left but packages']],
+    needsRoot: () => true,
     run: async (words, io) => {
       const { uninstallCommand } = await import('../commands/uninstall.js')
       return await uninstallCommand({ purge: words.flag('purge') }, io)

@@ -102,6 +102,10 @@ export const runCommands: readonly CommandSpec[] = [
       'Exit code: that of the command; 125 if it was not launched, 126/127 as a shell, 2 for bad input.',
     run: async (words, io) => {
       const join = words.text('join')
+      if (words.flag('json') && !words.flag('dry-run'))
+        throw new JailError('USAGE', '--json is the form of a plan: it goes with --dry-run', {
+          hint: 'what a run allowed and denied: agentjail logs NAME --json',
+        })
       if (join === undefined) needPolicy(words)
       const { runCommand } = await import('../commands/run.js')
       return await runCommand(

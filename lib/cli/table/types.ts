@@ -48,6 +48,8 @@ export interface CommandSpec {
   /** Command line (without `agentjail`) and what it is for; at least one. */
   readonly examples: readonly (readonly [string, string])[]
   readonly epilogue?: string
+  /** Whether an ordinary user needs sudo for these words, which is then asked. */
+  readonly needsRoot?: (words: Words) => boolean
   readonly run: (words: Words, io: CommandIo) => Promise<Ending | number>
 }
 

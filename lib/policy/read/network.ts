@@ -46,7 +46,13 @@ function parseGrantCidr(text: string): Cidr | Problem {
     )
   }
   if (metadataAddresses.some((address) => contains(cidr, address))) {
-    return problem(`${quote(text)} has a cloud's metadata service in it`, 'grant a narrower range')
+    const isWhole = /\/(?:32|128)$/.test(text)
+    return problem(
+      `${quote(text)} ${isWhole ? 'is' : 'has'} a cloud's metadata service${isWhole ? '' : ' in it'}`,
+      isWhole
+        ? 'it gives out the machine’s own keys: no policy opens it'
+        : 'grant a narrower range',
+    )
   }
   switch (classifyAddress(cidr.address)) {
     case 'loopback':

@@ -91,17 +91,29 @@ export function readLimits(reader: Reader, field: Field | undefined): Limits {
   if (!field) return {}
   const fields = reader.map(field, 'limits')
   return compact({
-    memory: reader.parsedNumber(fields.get('memory'), parseSize),
+    memory: reader.parsedNumber(fields.get('memory'), sizeWithUnit),
     cpu: reader.number(fields.get('cpu'), 0.01, 4096, true),
     pids: reader.number(fields.get('pids'), 1, 4_194_304),
     openFiles: reader.number(fields.get('openFiles'), 16, 1_048_576),
-    tmp: reader.parsedNumber(fields.get('tmp'), parseSize),
+    tmp: reader.parsedNumber(fields.get('tmp'), sizeWithUnit),
     time: reader.parsedNumber(fields.get('time'), positiveDuration),
-    egressBytes: reader.parsedNumber(fields.get('egressBytes'), parseSize),
+    egressBytes: reader.parsedNumber(fields.get('egressBytes'), sizeWithUnit),
   })
 }
 
+/** A bare number might be meant in any unit, and here a wrong one ends the command. */
+const hasNoUnit = (value: string | number): boolean => /^[0-9.]+$/.test(String(value))
+
+function sizeWithUnit(value: string | number): number | Problem {
+  const text = String(value)
+  if (!hasNoUnit(value)) return parseSize(value)
+  return problem(`${text} has no unit`, `write ${text}B, ${text}MB or ${text}MiB`)
+}
+
 function positiveDuration(value: string | number): number | Problem {
+  const text = String(value)
+  if (hasNoUnit(value))
+    return problem(`${text} has no unit`, `write ${text}s, ${text}m or ${text}h`)
   const seconds = parseDuration(value)
   return seconds === 0 ? problem('a time limit of 0 seconds', 'write e.g. 30m') : seconds
 }
