@@ -64,6 +64,17 @@ await build({
   },
 })
 
+// Batteries of `verify`, which reach a jail as one file on standard input.
+await build({
+  ...common,
+  entryPoints: {
+    'verify-inside': 'dist/lib/verify/inside.js',
+    'verify-inside-macos': 'dist/lib/verify/macos/inside.js',
+  },
+  outdir,
+  format: 'esm',
+})
+
 for (const name of Object.keys(hot)) {
   const path = `${outdir}/${name}.cjs`
   const source = await readFile(path, 'latin1')

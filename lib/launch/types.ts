@@ -60,7 +60,7 @@ export interface LaunchSpec {
   readonly without: readonly HardeningPiece[]
 }
 
-/** What can be left out, piece by piece. */
+/** What can be left out on Linux, piece by piece. */
 export const pieces = [
   'seccomp',
   'capabilities',
@@ -76,7 +76,15 @@ export const pieces = [
   'scopes',
 ] as const
 
-export type HardeningPiece = (typeof pieces)[number]
+/**
+ * The same on macOS. `profile`: the seatbelt profile. `network`: what it and pf say of the network. `end`: that what is
+ * left of the user is ended.
+ */
+export const macPieces = ['profile', 'network', 'gate-names', 'end'] as const
+
+export type MacPiece = (typeof macPieces)[number]
+
+export type HardeningPiece = (typeof pieces)[number] | MacPiece
 
 /** How a command ended: exactly one of the two. */
 export type Ending = { readonly code: number } | { readonly signal: NodeJS.Signals }

@@ -11,6 +11,7 @@ import type { SetupStep } from '../setup/setup.js'
 import { realSystem } from '../system/real.js'
 import { findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
+import type { Battery } from '../verify/types.js'
 import { chooseBackend } from './backends.js'
 import type { BackendChoice } from './backend-choice.js'
 import { collect, deadJails } from './collect.js'
@@ -105,6 +106,12 @@ export async function openSetup(): Promise<readonly SetupStep[]> {
   const { setupSteps } = await import('../setup/setup.js')
   const { readDistro } = await import('../system/tools.js')
   return await setupSteps({ system: realSystem(), config, distro: readDistro() })
+}
+
+/** What `verify` tries on this machine; needs no privilege to be asked. */
+export async function openBattery(): Promise<Battery> {
+  if (process.platform === 'darwin') return (await import('../verify/macos/battery.js')).macBattery
+  return (await import('../verify/battery.js')).linuxBattery
 }
 
 /**

@@ -1,141 +1,39 @@
 /**
- * The battery itself: read by Node from standard input inside the jail, so it must be this one file,
- * with nothing imported but Node's own modules.
+ * The battery itself: read by Node from standard input inside the jail, so the build makes one file of it.
  * Invariant: one line of JSON for each probe, whatever it meets; it changes nothing but what it says it tries.
  */
-import { execFile, spawn } from 'node:child_process'
-import { createSocket } from 'node:dgram'
+import { execFile } from 'node:child_process'
 import { Resolver } from 'node:dns/promises'
-import {
-  appendFileSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  statfsSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
-import { connect, createServer, type NetConnectOpts } from 'node:net'
+import { readdirSync, readFileSync, readlinkSync, statfsSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { connect as connectTls } from 'node:tls'
-import type { InsideConfig, InsideLine } from './types.js'
+import {
+  attempt,
+  byPerl,
+  forkBomb,
+  inbound,
+  leaveBehind,
+  patience,
+  perl,
+  reach,
+  say,
+  send,
+  sendByPerl,
+  tcp,
+  textOf,
+  udp,
+  workspaceFiles,
+} from './inside-kit.js'
+import type { InsideConfig } from './types.js'
 
 const config = JSON.parse(process.env['AGENTJAIL_VERIFY'] ?? '') as InsideConfig
-/** Milliseconds; everything that is closed answers at once. */
-const patience = 1_500
-
-const say = (id: string, open: boolean | null, why: string): void => {
-  const line: InsideLine = { id, open, why: why.slice(0, 200) }
-  writeSync(1, `${JSON.stringify(line)}\n`)
-}
-/** Without the path that a file's error ends in. */
-const textOf = (error: unknown): string =>
-  (error instanceof Error ? error.message : String(error))
-    .replace(/, [a-z]+ '.*$/, '')
-    .replaceAll('\0', '@')
-
-/** Runs one probe; what it throws is the reason why it is closed. */
-const attempt = async (id: string, run: () => unknown): Promise<void> => {
-  try {
-    const why = await run()
-    say(id, typeof why === 'string', typeof why === 'string' ? why : 'refused')
-  } catch (error) {
-    say(id, false, textOf(error))
-  }
-}
-
-/** The same, where only the target outside can tell whether it arrived. */
-const send = async (id: string, run: () => Promise<string>): Promise<void> => {
-  try {
-    say(id, null, await run())
-  } catch (error) {
-    say(id, null, textOf(error))
-  }
-}
-
 const token = (id: string): string => `agentjail:${config.nonce}:${id};`
-
-/** Resolves with what came back, or how it failed; never rejects, never waits long. */
-const tcp = (to: NetConnectOpts, text: string): Promise<{ data: string; error: string }> =>
-  new Promise((resolve) => {
-    let data = ''
-    const socket = connect(to, () => socket.write(text))
-    const finish = (error: string): void => {
-      clearTimeout(timer)
-      socket.destroy()
-      resolve({ data, error })
-    }
-    const timer = setTimeout(() => {
-      finish('no answer')
-    }, patience)
-    socket.on('data', (chunk) => {
-      data += chunk.toString('latin1')
-      if (data.includes(';') || data.includes('\n')) finish('')
-    })
-    socket.on('error', (error) => {
-      finish(error.message)
-    })
-    socket.on('close', () => {
-      finish('closed without an answer')
-    })
-  })
 
 const sendTcp = (id: string, host: string, port: number): Promise<void> =>
   send(id, async () => (await tcp({ host, port }, token(id))).error || 'answered')
 
-/** A service of the host that greets: reached or not. */
-const reach = (id: string, to: NetConnectOpts): Promise<void> =>
-  attempt(id, async () => {
-    const { data, error } = await tcp(to, token(id))
-    if (data !== '') return 'it answered'
-    throw new Error(error)
-  })
-
-const udp = (host: string, port: number, text: string): Promise<string> =>
-  new Promise((resolve) => {
-    const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4')
-    const finish = (why: string): void => {
-      clearTimeout(timer)
-      socket.close()
-      resolve(why)
-    }
-    const timer = setTimeout(() => {
-      finish('no answer')
-    }, 300)
-    socket.on('error', (error) => {
-      finish(error.message)
-    })
-    socket.on('message', (message) => {
-      finish(message.includes(config.nonce) ? 'answered' : 'answered by the filter')
-    })
-    socket.send(text, port, host, (error: unknown) => {
-      if (error instanceof Error) finish(error.message)
-    })
-  })
-
 const sendUdp = (id: string, host: string, port: number): Promise<void> =>
-  send(id, () => udp(host, port, token(id)))
-
-/** Perl is part of every Debian, and makes any system call. Prints `open WHY`, `none WHY` or the reason it is closed. */
-const perl = (script: string, ...args: string[]): Promise<string> =>
-  new Promise((resolve, reject) => {
-    execFile('perl', ['-MSocket', '-e', script, ...args], { timeout: 5_000 }, (error, stdout) => {
-      if (error !== null && stdout === '') reject(new Error(error.message.split('\n')[0] ?? ''))
-      else resolve(stdout.trim())
-    })
-  })
-
-const byPerl = async (id: string, script: string, ...args: string[]): Promise<void> => {
-  try {
-    const said = await perl(script, ...args)
-    const [, word = '', why = ''] = /^(open|none) ?(.*)$/.exec(said) ?? []
-    say(id, word === '' ? false : word === 'open' ? true : null, word === '' ? said : why)
-  } catch (error) {
-    say(id, false, textOf(error))
-  }
-}
-const sendByPerl = (id: string, script: string, ...args: string[]): Promise<void> =>
-  send(id, async () => (await perl(script, ...args)).replace(/^none /, ''))
+  send(id, () => udp(host, port, token(id), config.nonce))
 
 const output = (program: string, args: readonly string[]): Promise<string> =>
   new Promise((resolve, reject) => {
@@ -156,12 +54,12 @@ const network = async (): Promise<void> => {
     sendUdp('udp-ipv6', target6, 8081),
     sendUdp('quic', target4, 443),
     sendUdp('dns-other', target4, 53),
-    reach('loopback-tcp', { host: '127.0.0.1', port: hostPort }),
-    reach('loopback-ipv6', { host: '::1', port: hostPort }),
-    reach('host-address', { host: host4, port: hostPort }),
-    reach('abstract-socket', { path: `\0${config.abstractName}` }),
-    reach('path-socket', { path: config.socketPath }),
-    send('loopback-udp', () => udp('127.0.0.1', hostPort, token('loopback-udp'))),
+    reach('loopback-tcp', { host: '127.0.0.1', port: hostPort }, token('loopback-tcp')),
+    reach('loopback-ipv6', { host: '::1', port: hostPort }, token('loopback-ipv6')),
+    reach('host-address', { host: host4, port: hostPort }, token('host-address')),
+    reach('abstract-socket', { path: `\0${config.abstractName}` }, token('abstract-socket')),
+    reach('path-socket', { path: config.socketPath }, token('path-socket')),
+    send('loopback-udp', () => udp('127.0.0.1', hostPort, token('loopback-udp'), config.nonce)),
   ])
   // SO_BINDTODEVICE is 25; MPTCP is 262, UDP-Lite 136 (<asm-generic/socket.h>, <linux/in.h>).
   const stream = `socket(my $s, 2, 1, $ARGV[3]) or do { print "none " if $! =~ /not supported/; print "socket: $!"; exit };
@@ -190,29 +88,9 @@ const network = async (): Promise<void> => {
     host4,
     own ? '1' : '',
   )
-  if (config.metadata) await reach('metadata', { host: '169.254.169.254', port: 80 })
+  if (config.metadata)
+    await reach('metadata', { host: '169.254.169.254', port: 80 }, token('metadata'))
   else say('metadata', null, 'no metadata service answers on this machine')
-}
-
-const inbound = async (): Promise<void> => {
-  const heard = { udp: '', tcp: '' }
-  const socket = createSocket('udp4')
-  const server = createServer((peer) => {
-    peer.on('data', (chunk) => (heard.tcp += chunk.toString('latin1')))
-    peer.on('error', () => undefined)
-  })
-  socket.on('message', (message) => (heard.udp += message.toString('latin1')))
-  socket.on('error', () => undefined)
-  server.on('error', () => undefined)
-  socket.bind(config.inboundPort)
-  server.listen(config.inboundPort, '0.0.0.0')
-  await sleep(1_200)
-  socket.close()
-  server.close()
-  for (const way of ['udp', 'tcp'] as const) {
-    const open = heard[way].includes(config.nonce)
-    say(`inbound-${way}`, open, open ? 'it arrived' : 'nothing arrived')
-  }
 }
 
 const names = async (): Promise<void> => {
@@ -313,20 +191,7 @@ const kernel = async (): Promise<void> => {
 }
 
 const files = async (): Promise<void> => {
-  const { workspace } = config
-  await attempt('caller-files', () => readFileSync(config.canary, 'utf8') && 'it was read')
-  await attempt('dot-env', () => {
-    if (readFileSync(`${workspace}/.env`, 'utf8').includes(config.nonce)) return 'it was read'
-    throw new Error('empty')
-  })
-  await attempt('git-hooks', () => {
-    writeFileSync(`${workspace}/.git/hooks/post-checkout`, '#!/bin/sh\n')
-    return 'a hook was written'
-  })
-  await attempt('own-package', () => {
-    appendFileSync(`${workspace}/package/code.js`, '// changed\n')
-    return 'it was changed'
-  })
+  await workspaceFiles(config)
   await attempt('shared-tmp', () => {
     if (readdirSync('/tmp').includes(config.tmpMarker)) return "the host's files are there"
     throw new Error('another one')
@@ -357,26 +222,10 @@ const processes = async (): Promise<void> => {
     readFileSync('/proc/self/limits', 'utf8'),
   )
   say('core-dump', core?.[2] !== '0', `at most ${core?.[2] ?? '?'} bytes`)
-  await byPerl(
-    'fork-bomb',
-    `my ($n, @p) = (0); $| = 1;
-     while ($n < $ARGV[0]) { my $p = fork; last unless defined $p; if (!$p) { close STDOUT; sleep 20; exit } push @p, $p; $n++ }
-     my $why = $!; kill 9, @p; waitpid $_, 0 for @p;
-     print $n >= $ARGV[0] ? "open $n processes" : "refused after $n: $why"`,
-    String(config.pids + 32),
-  )
+  await forkBomb(config.pids)
 }
 
-/** Writes to the results long after this program's end, if it lives. */
-const leaveBehind = (): void => {
-  const script = `close STDIN; syscall($ARGV[0]); for (1 .. 1500) { syswrite STDOUT, "left\\n"; select undef, undef, undef, 0.02 }`
-  const setsid = process.arch === 'arm64' ? '157' : '112'
-  spawn('perl', ['-e', script, setsid], { stdio: ['ignore', 'inherit', 'ignore'], detached: true })
-    .on('error', () => undefined)
-    .unref()
-}
-
-await Promise.all([network(), inbound()])
+await Promise.all([network(), inbound(config.inboundPort, config.nonce)])
 await names()
 await privilege()
 await kernel()

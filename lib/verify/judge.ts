@@ -3,7 +3,7 @@
  * Invariant: a probe that said nothing, and one whose witness could not have seen anything, is never called closed.
  */
 import type { Isolation } from '../policy/types.js'
-import { knownOpen, means, probes, type Means } from './probes.js'
+import { knownOpen, means, probes, type Means, type Probe } from './probes.js'
 import type { Finding, InsideLine, Verdict, Witness } from './types.js'
 
 /** Of a probe that said nothing, or was never reached: that is no success. */
@@ -22,18 +22,30 @@ const byCounter: Readonly<Record<string, keyof Witness['counters']>> = {
   'udp-lite': 'udpLite',
 }
 
+/** What there is to judge: probes, those known to be open here, and what closes one of them elsewhere. */
+export interface Book {
+  readonly probes: readonly Omit<Probe, 'opens'>[]
+  readonly known: readonly string[]
+  readonly lacks: Readonly<Record<string, string>>
+}
+
+/** On Linux. `present`: what of the means this machine has. */
 export function judge(
   lines: readonly InsideLine[],
   witness: Witness,
   isolation: Isolation,
   present: ReadonlySet<Means>,
 ): Finding[] {
-  const known: ReadonlySet<string> = new Set(knownOpen(isolation, present))
-  const wanting: Readonly<Record<string, string>> = means
-  return probes.map(({ id, group, title }) => {
+  return judgeBy({ probes, known: knownOpen(isolation, present), lacks: means }, lines, witness)
+}
+
+export function judgeBy(book: Book, lines: readonly InsideLine[], witness: Witness): Finding[] {
+  const known = new Set(book.known)
+  return book.probes.map(({ id, group, title }) => {
     const { verdict, why } = verdictOf(id, lines, witness)
     const documented = verdict === 'open' && known.has(id)
-    const lacks = documented && wanting[id] !== undefined ? `; not here: ${wanting[id]}` : ''
+    const lacking = documented ? book.lacks[id] : undefined
+    const lacks = lacking === undefined ? '' : `; not here: ${lacking}`
     return { id, group, title, verdict, documented, why: why + lacks }
   })
 }
@@ -53,6 +65,8 @@ function verdictOf(
   const said = lines.find((line) => line.id === id)
   if (said === undefined) return { verdict: 'not-testable', why: silence }
   if (said.open === true) return { verdict: 'open', why: said.why }
+  const blind = witness.blind?.get(id)
+  if (blind !== undefined) return { verdict: 'not-testable', why: blind }
   const counter = byCounter[id]
   if (counter !== undefined) {
     if (witness.counters[counter] > 0) return { verdict: 'open', why: 'it arrived outside' }

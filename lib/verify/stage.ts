@@ -3,13 +3,12 @@
  * Invariant: only new things of its own names and addresses; `close` takes all of it away, whatever failed.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { createSocket } from 'node:dgram'
 import { once } from 'node:events'
-import { createServer, connect } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { JailError } from '../errors.js'
 import type { System } from '../system/types.js'
 import { plantFiles, type Planted } from './files.js'
+import { answers, freePort, knock, openService } from './services.js'
 import type { Witness } from './types.js'
 
 /**
@@ -64,7 +63,9 @@ export async function openStage(
     const inboundPort = await freePort()
     const target = await openTarget(tools, nonce, inboundPort, undo)
     const heard = { text: '' }
-    const services = await openServices(nonce, heard, undo)
+    const abstractName = `agentjail-verify-${nonce}`
+    const socketPath = `/run/${abstractName}.sock`
+    const hostPort = await openService({ paths: [`\0${abstractName}`, socketPath], heard, undo })
     const messageKey = await openQueue(tools, undo)
     const files = await plantFiles(tools, nonce, undo)
     target.send('knock')
@@ -79,7 +80,9 @@ export async function openStage(
       wire,
       device,
       inboundPort,
-      ...services,
+      hostPort,
+      abstractName,
+      socketPath,
       messageKey,
       metadata: await answers('169.254.169.254', 80),
       files,
@@ -204,44 +207,6 @@ async function readCounters(
   }
 }
 
-/** A service on every address of the host, one on an abstract socket, one on a path that all may enter. */
-async function openServices(
-  nonce: string,
-  heard: { text: string },
-  undo: (() => unknown)[],
-): Promise<{ hostPort: number; abstractName: string; socketPath: string }> {
-  const note = (chunk: Buffer): void => {
-    if (heard.text.length < 65_536) heard.text += chunk.toString('latin1')
-  }
-  const serve = async (where: object): Promise<number> => {
-    const server = createServer((socket) => {
-      socket.write('here\n')
-      socket.on('data', note)
-      socket.on('error', () => undefined)
-    })
-    server.listen(where)
-    await once(server, 'listening')
-    undo.push(() => {
-      server.close()
-    })
-    const bound = server.address()
-    return typeof bound === 'object' && bound !== null ? bound.port : 0
-  }
-  const hostPort = await serve({ host: '::', port: 0 })
-  const abstractName = `agentjail-verify-${nonce}`
-  const socketPath = `/run/${abstractName}.sock`
-  await serve({ path: `\0${abstractName}` })
-  await serve({ path: socketPath, writableAll: true, readableAll: true })
-  const socket = createSocket('udp4')
-  socket.on('message', note)
-  socket.bind(hostPort, '127.0.0.1')
-  await once(socket, 'listening')
-  undo.push(() => {
-    socket.close()
-  })
-  return { hostPort, abstractName, socketPath }
-}
-
 /** A System V message queue that anyone may find. */
 async function openQueue(tools: StageTools, undo: (() => unknown)[]): Promise<number> {
   const key = 0x616a0000 + (process.pid & 0xffff)
@@ -249,45 +214,4 @@ async function openQueue(tools: StageTools, undo: (() => unknown)[]): Promise<nu
   const id = await mustRun(tools, [tools.perl, '-e', make, String(key)], '')
   undo.push(() => tools.system.run([tools.perl, '-e', 'msgctl($ARGV[0], 0, 0)', id]))
   return key
-}
-
-function knock(host: string, port: number, text: string): void {
-  const socket = createSocket('udp4')
-  socket.on('error', () => undefined)
-  socket.send(text, port, host, () => {
-    socket.close()
-  })
-  const stream = connect({ host, port }, () => {
-    stream.end(text)
-  })
-  stream.setTimeout(1_000, () => stream.destroy())
-  stream.on('error', () => undefined)
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '0.0.0.0')
-  await once(server, 'listening')
-  const bound = server.address()
-  server.close()
-  await once(server, 'close')
-  return typeof bound === 'object' && bound !== null ? bound.port : 0
-}
-
-function answers(host: string, port: number): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connect({ host, port })
-    const finish = (is: boolean): void => {
-      socket.destroy()
-      resolve(is)
-    }
-    socket.setTimeout(500, () => {
-      finish(false)
-    })
-    socket.on('connect', () => {
-      finish(true)
-    })
-    socket.on('error', () => {
-      finish(false)
-    })
-  })
 }

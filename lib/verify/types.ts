@@ -2,6 +2,30 @@
  * What passes between the parts of `agentjail verify`.
  * Invariant: where a witness outside the jail can tell, its word counts and not that of the probe.
  */
+import type { Isolation, Policy } from '../policy/types.js'
+
+/** What a platform tries, and how. */
+export interface Battery {
+  /** How many probes there are. */
+  readonly size: number
+  /** What `--without` may name. */
+  readonly pieces: readonly string[]
+  /** As root. `without`: of `pieces`. */
+  run(request: BatteryRequest): Promise<{
+    readonly isolation: Isolation
+    readonly findings: readonly Finding[]
+  }>
+}
+
+export interface BatteryRequest {
+  readonly policy: Policy
+  /** As named on the command line. */
+  readonly policies: readonly string[]
+  /** Absent: the policy's. */
+  readonly isolation?: Isolation | undefined
+  readonly without: readonly string[]
+  readonly onNotice: (text: string) => void
+}
 
 /** For the probe inside, in one environment variable. No secret: the jail may know all of it. */
 export interface InsideConfig {
@@ -33,6 +57,34 @@ export interface InsideConfig {
   readonly workspace: string
 }
 
+/** The same on macOS. */
+export interface MacInsideConfig {
+  readonly nonce: string
+  /** Beyond the host, on the wire of the battery: the first two take what no grant names, the last is the granted name's. */
+  readonly target4: string
+  readonly target6: string
+  readonly granted4: string
+  readonly host4: string
+  readonly granted: string
+  readonly other: string
+  readonly tunnel: string
+  readonly hostPort: number
+  readonly inboundPort: number
+  readonly socketPath: string
+  readonly metadata: boolean
+  /** Whether the system resolver has a socket here. */
+  readonly resolver: boolean
+  /** A name that the system resolver has an answer for, and no file. */
+  readonly hostName?: string
+  readonly keychain: boolean
+  readonly canary: string
+  readonly tmpMarker: string
+  /** A directory outside of the workspace that everybody may write to. */
+  readonly open: string
+  readonly workspace: string
+  readonly pids: number
+}
+
 /** One line of what the probe inside prints. `open: null`: it cannot be tested here, or only a witness can tell. */
 export interface InsideLine {
   readonly id: string
@@ -47,6 +99,8 @@ export interface Witness {
   /** The allowed connection arrived: what did not arrive was refused, and not lost. */
   readonly control: boolean
   readonly leftover: boolean
+  /** Probes whose witness could see nothing, and why. */
+  readonly blind?: ReadonlyMap<string, string>
 }
 
 export type Verdict = 'closed' | 'open' | 'not-testable'

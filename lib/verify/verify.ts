@@ -3,44 +3,29 @@
  * Invariant: the plan differs from that of `run` only in what is listed in `overlay`, and in `without`.
  */
 import { randomBytes } from 'node:crypto'
-import { closeSync, fstatSync, openSync, readlinkSync, readSync, unlinkSync } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
+import { closeSync, openSync, readlinkSync } from 'node:fs'
 import { networkPlan } from '../plan/network.js'
 import { gatePolicy } from '../plan/compile.js'
 import type { Facts, Plan } from '../plan/types.js'
 import type { HardeningPiece } from '../launch/types.js'
-import type { Grant, Policy } from '../policy/types.js'
+import type { Isolation, Policy } from '../policy/types.js'
 import { endProcesses } from '../session/processes.js'
 import type { LinuxContext } from '../session/context.js'
 import { relaySignals } from '../session/signals.js'
 import { Warden } from '../session/warden.js'
 import { judge } from './judge.js'
 import type { Means } from './probes.js'
+import { defaultLimits, names, overlay } from './overlay.js'
+import { planBattery } from './plan.js'
+import { linesOf, lives, openResults } from './results.js'
 import { openStage, type Stage } from './stage.js'
-import type { Finding, InsideConfig, InsideLine } from './types.js'
-
-/** Names of the battery; `.example` is nobody's (RFC 2606). Only the first is granted. */
-const names = {
-  granted: 'granted.agentjail-verify.example',
-  other: 'other.agentjail-verify.example',
-  tunnel: 'tunnel.agentjail-verify.example',
-} as const
-const parent = 'agentjail-verify.example'
-
-/** Processes, and bytes of /tmp, where the policy has no limit of its own. */
-const defaultLimits = { pids: 128, tmp: 32 * 1024 * 1024 } as const
+import type { Finding, InsideConfig } from './types.js'
 
 export interface VerifyRequest {
   readonly policy: Policy
+  readonly policies: readonly string[]
+  readonly isolation: Isolation
   readonly without: readonly HardeningPiece[]
-  /** From a policy and a command to the plan of `run`. */
-  readonly makePlan: (
-    policy: Policy,
-    command: readonly [string, ...string[]],
-    cwd: string,
-    protect: readonly string[],
-  ) => Promise<{ plan: Plan; facts: Facts }>
   readonly onNotice: (text: string) => void
 }
 
@@ -49,11 +34,18 @@ export async function verify(context: LinuxContext, request: VerifyRequest): Pro
   const nonce = randomBytes(8).toString('hex')
   const stage = await openStage({ system, ...tools }, nonce, names)
   try {
-    const policy = overlay(request.policy, stage, request.without)
-    const command = inside(tools.perl)
-    const { plan, facts } = await request.makePlan(policy, command, stage.files.workspace, [
-      stage.files.package,
-    ])
+    const policy = overlay(request.policy, {
+      address: stage.wire.target4,
+      ports: [{ first: 443, last: 443 }],
+      isNameless: request.without.includes('gate-names'),
+    })
+    const { plan, facts } = await planBattery(context, {
+      ...request,
+      policy,
+      command: inside(tools.perl),
+      cwd: stage.files.workspace,
+      protect: [stage.files.package],
+    })
     return await runIn(context, stage, weaken(plan, facts, request.without), facts, nonce, request)
   } finally {
     await stage.close()
@@ -66,49 +58,6 @@ function inside(perl: string): [string, ...string[]] {
     for (grep { /^\\d+$/ && $_ > 2 } readdir $d) { my $to = readlink "/proc/self/fd/$_"; push @extra, "$_ $to" unless !defined $to || $to =~ m{^/proc/\\d+/fd$} }
     $ENV{AGENTJAIL_VERIFY_FDS} = join ', ', @extra; exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\\n"`
   return [perl, '-e', look, process.execPath, '--input-type=module', '-']
-}
-
-/** A name of the battery's own is granted and its DNS goes to the target; limits and files are the battery's. */
-function overlay(policy: Policy, stage: Stage, without: readonly HardeningPiece[]): Policy {
-  const { target4 } = stage.wire
-  const isNameless = without.includes('gate-names')
-  const grant = (id: string, host: Grant['host']): Grant => ({
-    id,
-    host,
-    ports: [{ first: 443, last: 443 }],
-    proto: 'tcp',
-    inspect: 'sni',
-    access: 'full',
-    rules: [],
-    within: [],
-    private: host.kind === 'exact',
-    limits: {},
-    origin: { file: 'agentjail verify', line: 1, column: 1 },
-  })
-  const next = policy.grants.length + 1
-  const fixed = [names.granted, ...(isNameless ? [names.other] : [])]
-  return {
-    ...policy,
-    // Keys have no part in this: nothing of the caller's secrets is loaded.
-    grants: [
-      ...policy.grants.map(withoutCredential),
-      grant(`g${String(next)}`, { kind: 'exact', name: names.granted }),
-      ...(isNameless ? [grant(`g${String(next + 1)}`, { kind: 'many', name: parent })] : []),
-    ],
-    credentials: new Map(),
-    dns: {
-      ...policy.dns,
-      upstream: [{ address: target4, port: 53 }],
-      hosts: new Map([...policy.dns.hosts, ...fixed.map((name) => [name, [target4]] as const)]),
-    },
-    fs: { read: [process.execPath], write: [], deny: [] },
-    limits: { ...defaultLimits, ...policy.limits },
-  }
-}
-
-function withoutCredential(grant: Grant): Grant {
-  const { credential, ...rest } = grant
-  return credential === undefined ? grant : rest
 }
 
 /** Leaves out what `launch` does not know of: the network, and the names at the gate (see `overlay`). */
@@ -160,10 +109,8 @@ async function runIn(
     canary: stage.files.canary,
     workspace: stage.files.workspace,
   }
-  const resultsPath = `${config.stateDir}/verify-${nonce}`
-  const output = openSync(resultsPath, 'ax+', 0o600)
-  unlinkSync(resultsPath)
-  const input = openSync(fileURLToPath(new URL('../verify/inside.js', import.meta.url)), 'r')
+  const results = openResults('verify-inside', `${config.stateDir}/verify-${nonce}`)
+  const { input, output } = results
   const env = new Map([...plan.launch.env, ['AGENTJAIL_VERIFY', JSON.stringify(config_)]])
   const stray = openSync(stage.files.canary, 'r')
   const spec = { ...plan.launch, env, stdio: { input, output, stray } }
@@ -185,8 +132,7 @@ async function runIn(
   } finally {
     process.setgroups?.(groups)
     closeSync(stray)
-    closeSync(input)
-    closeSync(output)
+    results.close()
   }
 }
 
@@ -200,37 +146,4 @@ async function presentMeans(context: LinuxContext, plan: Plan): Promise<Readonly
       ? (['inbound-udp'] as const)
       : []),
   ])
-}
-
-/** Milliseconds in which a process that was left would write several times. */
-const settle = 200
-
-async function lives(
-  system: LinuxContext['system'],
-  uid: number,
-  output: number,
-): Promise<boolean> {
-  const before = fstatSync(output).size
-  await sleep(settle)
-  return fstatSync(output).size > before || (await system.processesOf(uid)).length > 0
-}
-
-/** Bytes of results that are read: the battery needs a tenth of it. */
-const maxResults = 256 * 1024
-
-function linesOf(fd: number): InsideLine[] {
-  const buffer = Buffer.alloc(maxResults)
-  const length = readSync(fd, buffer, 0, maxResults, 0)
-  return buffer
-    .toString('utf8', 0, length)
-    .split('\n')
-    .flatMap((line) => {
-      try {
-        const { id, open, why } = JSON.parse(line) as Record<string, unknown>
-        const isLine = typeof id === 'string' && typeof why === 'string'
-        return isLine ? [{ id, open: typeof open === 'boolean' ? open : null, why }] : []
-      } catch {
-        return []
-      }
-    })
 }

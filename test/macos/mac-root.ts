@@ -5,14 +5,15 @@
  */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { createServer, type Server } from 'node:net'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Profile } from './model/sbpl.js'
 import { answer, freshMac, type Answer, type MacState } from './model/state.js'
 import { places, runTool } from './model/tools.js'
+import { traffic as judge, type Sent } from './model/traffic.js'
 
 const repository = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '')
 const program = '/srv/repository/dist/bin/agentjail.cjs'
@@ -38,20 +39,31 @@ export class MacRoot {
   readonly #dir: string
   readonly #server: Server
   readonly #holder: ChildProcess
+  /** Device -> those that read it. */
+  readonly #captures = new Map<string, Set<Socket>>()
+  /** Port of this machine -> uid that listens there. */
+  readonly #owners = new Map<number, number>()
+  /** Whether what programs do with sockets and files is judged: see `hook.ts`. */
+  readonly #traffic: boolean
 
-  private constructor(dir: string) {
+  private constructor(dir: string, traffic: boolean) {
     this.#dir = dir
+    this.#traffic = traffic
+    if (traffic) writeFileSync(join(dir, 'socket', 'traffic'), '')
     this.#server = createServer({ allowHalfOpen: true }, (socket) => {
       let asked = ''
       socket.setEncoding('utf8').on('data', (text: string) => (asked += text))
       socket.on('error', () => undefined)
       socket.on('end', () => {
         const at = asked.indexOf('\0\0')
-        const { code, stdout, stderr } = this.#answer(
-          asked.slice(0, at).split('\0'),
-          asked.slice(at + 2),
-        )
-        socket.end(`${String(code)} ${String(stdout.length)}\n${stdout}${stderr}`)
+        const argv = asked.slice(0, at).split('\0')
+        const { code, stdout, stderr } = this.#answer(argv, asked.slice(at + 2))
+        const text = `${String(code)} ${String(stdout.length)}\n${stdout}${stderr}`
+        if (argv[0] !== '/usr/sbin/tcpdump' || code !== 0) socket.end(text)
+        else {
+          socket.write(text)
+          this.#listen(argv[argv.indexOf('-i') + 1] ?? '', socket)
+        }
       })
     })
     const fakes = [...places.values(), '/usr/bin/sw_vers'].filter((path) => !real.has(path))
@@ -61,11 +73,15 @@ export class MacRoot {
     this.#holder = spawn('/usr/bin/unshare', args, { stdio: ['ignore', 'pipe', 'inherit'] })
   }
 
-  static async open(): Promise<MacRoot> {
+  static async open({ traffic = false } = {}): Promise<MacRoot> {
     const dir = mkdtempSync(join(tmpdir(), 'agentjail-macroot-'))
     for (const name of ['root', 'socket']) mkdirSync(join(dir, name), { mode: 0o755 })
-    const mac = new MacRoot(dir)
-    mac.#server.listen(join(dir, 'socket', 'socket'))
+    const mac = new MacRoot(dir, traffic)
+    mac.#server.listen({
+      path: join(dir, 'socket', 'socket'),
+      readableAll: true,
+      writableAll: true,
+    })
     if (mac.#holder.stdout !== null) await once(mac.#holder.stdout, 'data')
     return mac
   }
@@ -98,7 +114,9 @@ export class MacRoot {
   }
 
   startJail(...args: string[]): ChildProcess {
-    return this.start([process.execPath, '--require', '/srv/darwin.cjs', program, ...args])
+    const hook = this.#traffic ? ['--import', '/srv/repository/dist/test/macos/model/hook.js'] : []
+    const node = [process.execPath, '--require', '/srv/darwin.cjs', ...hook]
+    return this.start([...node, program, ...args])
   }
 
   async write(path: string, text: string): Promise<void> {
@@ -107,8 +125,24 @@ export class MacRoot {
     if (code !== 0) throw new Error(stderr)
   }
 
+  /** A tcpdump that runs. */
+  #listen(device: string, socket: Socket): void {
+    const captures = this.#captures.get(device) ?? new Set()
+    this.#captures.set(device, captures.add(socket))
+    socket.on('close', () => captures.delete(socket))
+  }
+
   #answer(argv: readonly string[], input: string): Answer {
     const [name = '', ...args] = argv
+    if (name === 'model-listen') this.#owners.set(Number(args[0]), Number(args[1]))
+    if (name === 'model-packet') {
+      const sent = JSON.parse(args[0] ?? '') as Sent
+      const { seen, ...told } = judge(this.state, sent, this.#owners)
+      for (const [device, line] of seen)
+        for (const socket of this.#captures.get(device) ?? []) socket.write(`${line}\n`)
+      return answer(0, JSON.stringify(told))
+    }
+    if (name.startsWith('model-')) return answer()
     if (name === '/usr/bin/sw_vers') return answer(0, '15.4\n')
     if (name === '/bin/launchctl' && args[0] === 'asuser') return this.#launch(args.slice(1))
     if (name === '/bin/launchctl' && args[0] === 'bootstrap') this.#look(args[2] ?? '')
@@ -131,15 +165,19 @@ export class MacRoot {
     if (sudo !== '/usr/bin/sudo' || at === -1 || !options.includes('-n'))
       return answer(1, '', 'sudo: a password is required\n')
     if (user === undefined) return answer(1, '', `sudo: unknown user ${name}\n`)
-    if (user['UniqueID']?.[0] !== uid) return answer(1, '', `launchctl: no domain of ${uid}\n`)
+    if (Number(user['UniqueID']?.[0]) >>> 0 !== Number(uid))
+      return answer(1, '', `launchctl: no domain of ${uid}\n`)
     const [sandbox, p, profile = ''] = rest.slice(at + 1)
+    const told = answer(0, `${uid}\n${name}\n${user['NFSHomeDirectory']?.[0] ?? '/'}\n`)
+    // Only `verify --without profile`.
+    if (sandbox === process.execPath && this.#traffic) return told
     if (sandbox !== '/usr/bin/sandbox-exec' || p !== '-p') return answer(64, '', 'usage\n')
     try {
       new Profile(profile)
     } catch (error) {
       return answer(65, '', `sandbox-exec: ${String(error)}\n`)
     }
-    return answer(0, `${uid}\n${name}\n${user['NFSHomeDirectory']?.[0] ?? '/'}\n`)
+    return told
   }
 }
 

@@ -1,23 +1,15 @@
 /**
  * `agentjail verify`: the battery in a jail, a table for people, and an exit code that means something.
  */
-import { findAccount } from '../../account/linux.js'
 import { exitCode, JailError } from '../../errors.js'
-import { pieces } from '../../launch/types.js'
-import type { HardeningPiece } from '../../launch/types.js'
-import { compilePlan } from '../../plan/compile.js'
-import { parseJailName } from '../../plan/names.js'
-import type { Facts } from '../../plan/types.js'
+import type { Ending } from '../../launch/types.js'
 import { loadPolicies } from '../../policy/loader.js'
 import type { Isolation } from '../../policy/types.js'
-import { collectDead, makeState, openLinuxContext } from '../../session/context.js'
+import { openBattery } from '../../session/context.js'
 import { elevate } from '../../session/elevate.js'
-import { callerIdentity, hostAddresses, hostName, jailGroups } from '../../session/host.js'
-import type { Ending } from '../../launch/types.js'
+import { callerIdentity } from '../../session/host.js'
 import { failures } from '../../verify/judge.js'
-import { probes } from '../../verify/probes.js'
 import { renderFindings } from '../../verify/report.js'
-import { verify } from '../../verify/verify.js'
 import type { CommandIo } from '../io.js'
 
 export interface VerifyArgs {
@@ -33,43 +25,22 @@ export interface VerifyArgs {
 export const openExit = 1
 
 export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<Ending> {
-  const without = args.without.map(parsePiece)
-  const caller = callerIdentity()
-  const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid: caller.uid })
+  const battery = await openBattery()
+  refuseUnknown(args.without, battery.pieces)
+  const { uid: callerUid } = callerIdentity()
+  const policy = await loadPolicies(args.policy, { cwd: process.cwd(), callerUid })
   if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, [])
-  const context = await openLinuxContext()
-  await collectDead(context)
-  const isolation = args.isolation ?? policy.isolation
-  await makeState(context, isolation)
-  const { system, config } = context
-  const jail = parseJailName('verify')
   if (io.stderr.isTTY === true && !args.json) {
-    io.stderr.write(`agentjail: trying ${probes.length} ways out of a jail, for some seconds\n`)
+    io.stderr.write(`agentjail: trying ${battery.size} ways out of a jail, for some seconds\n`)
   }
-  const findings = await verify(context, {
+  const { isolation, findings } = await battery.run({
     policy,
-    without,
+    policies: args.policy,
+    isolation: args.isolation,
+    without: args.without,
     onNotice: (text) => {
       // The battery runs into limits on purpose.
       if (!text.startsWith('limits.')) io.stderr.write(`agentjail: ${text}\n`)
-    },
-    makePlan: async (overlaid, command, cwd, protect) => {
-      const account = await findAccount(system, config, { jail, callerUid: caller.uid })
-      const facts: Facts = {
-        platform: system.platform,
-        settings: config,
-        account,
-        resolvers: [],
-        hostAddresses: hostAddresses(),
-        caller,
-        callerEnv: process.env,
-        nodePath: process.execPath,
-        protect,
-        hostName: hostName(),
-        groups: jailGroups(),
-      }
-      const request = { jail, command, cwd, isolation, policies: args.policy }
-      return { plan: compilePlan(overlaid, facts, request), facts }
     },
   })
   const bad = failures(findings)
@@ -83,9 +54,10 @@ export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<En
   return { code: bad.length === 0 ? exitCode.ok : openExit }
 }
 
-function parsePiece(name: string): HardeningPiece {
-  const piece = pieces.find((one) => one === name)
-  if (piece !== undefined) return piece
+/** Throws USAGE. */
+function refuseUnknown(names: readonly string[], pieces: readonly string[]): void {
+  const name = names.find((each) => !pieces.includes(each))
+  if (name === undefined) return
   throw new JailError('USAGE', `there is no piece of the hardening named ${JSON.stringify(name)}`, {
     hint: `one of ${pieces.join(', ')}`,
   })

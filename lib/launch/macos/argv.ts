@@ -8,7 +8,8 @@ import type { Argv } from '../../system/types.js'
 export interface MacLaunch {
   readonly user: { readonly name: string; readonly uid: number }
   readonly env: ReadonlyMap<string, string>
-  readonly profile: string
+  /** Absent: none; only `verify --without` does that. */
+  readonly profile: string | undefined
   /** Absolute path of the program first. */
   readonly command: readonly [string, ...string[]]
 }
@@ -38,9 +39,7 @@ export function macArgv({ user, env, profile, command }: MacLaunch): Argv {
     user.name,
     '-H',
     '--',
-    sandboxExec,
-    '-p',
-    profile,
+    ...(profile === undefined ? [] : [sandboxExec, '-p', profile]),
     ...command,
   ]
 }

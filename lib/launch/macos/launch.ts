@@ -30,7 +30,12 @@ export interface MacLaunchRequest {
 /** Starts the chain; a test leads it to a modelled Mac. */
 export type Spawn = (
   argv: Argv,
-  options: { readonly cwd: string; readonly env: Readonly<Record<string, string>> },
+  options: {
+    readonly cwd: string
+    readonly env: Readonly<Record<string, string>>
+    /** Standard input and output; absent: those of the caller. */
+    readonly stdio?: LaunchSpec['stdio']
+  },
 ) => ChildProcess
 
 /** What macOS has no way to hold for a command: said once, never passed over in silence. */
@@ -51,6 +56,7 @@ export function launchMac(
   })
   const program = findProgram(spec.command[0], env.get('PATH') ?? '', spec.cwd)
   if (typeof program === 'number') return Promise.resolve(ended(program))
+  const without = new Set(spec.without)
   const profile = seatbeltProfile({
     home: spec.user.home,
     cwd: realOr(spec.cwd),
@@ -64,14 +70,19 @@ export function launchMac(
     tcp: request.tcp,
     udp: request.udp,
     systemResolver: request.transparent,
+    openNetwork: without.has('network'),
   })
   const argv = macArgv({
     user: spec.user,
     env,
-    profile,
+    profile: without.has('profile') ? undefined : profile,
     command: [program.path, ...spec.command.slice(1)],
   })
-  const child = start(argv, { cwd: spec.cwd, env: Object.fromEntries(env) })
+  const child = start(argv, {
+    cwd: spec.cwd,
+    env: Object.fromEntries(env),
+    ...(spec.stdio === undefined ? {} : { stdio: spec.stdio }),
+  })
   const missing = heldNowhere.filter((limit) => spec.limits[limit] !== undefined)
   const notes = missing.map((limit) => `limits.${limit} is not held on macOS`)
   return begun(new MacRunning(system, child, spec.user.uid, notes))
@@ -134,9 +145,10 @@ function realOr(path: string): string {
 
 function spawnInherited(
   [program, ...args]: Argv,
-  options: { readonly cwd: string; readonly env: Readonly<Record<string, string>> },
+  { cwd, env, stdio }: Parameters<Spawn>[1],
 ): ChildProcess {
-  return spawn(program, args, { ...options, stdio: 'inherit' })
+  const own = [stdio?.input ?? 'inherit', stdio?.output ?? 'inherit', 'inherit'] as const
+  return spawn(program, args, { cwd, env, stdio: [...own] })
 }
 
 class MacRunning implements Running {

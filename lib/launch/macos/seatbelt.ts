@@ -29,6 +29,8 @@ export interface SeatbeltSpec {
   readonly udp: readonly PortRange[]
   /** The system's resolver stays reachable: the price of running without proxy variables. */
   readonly systemResolver: boolean
+  /** Says nothing of the network; only `verify --without` does that. */
+  readonly openNetwork?: boolean
 }
 
 /** Services that command-line programs need; every other one (resolver, launcher of applications, ...) is closed. */
@@ -92,7 +94,7 @@ export function seatbeltProfile(spec: SeatbeltSpec): string {
     '(allow default)',
     ...processRules(),
     ...serviceRules(spec),
-    ...networkRules(spec),
+    ...(spec.openNetwork === true ? [] : networkRules(spec)),
     ...fileRules(spec),
     '',
   ].join('\n')

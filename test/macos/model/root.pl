@@ -3,6 +3,7 @@
 # Usage: perl root.pl DIRECTORY SOCKET REPOSITORY PROGRAM...
 use strict;
 use warnings;
+use IO::Socket::UNIX;
 
 my ($dir, $socket, $repository, @programs) = @ARGV;
 sub run { system(@_) == 0 or die "@_ failed: $?\n" }
@@ -16,7 +17,9 @@ run('mount', '-t', 'overlay', 'overlay', '-o', "lowerdir=/,upperdir=$dir/up,work
 run('mount', '--rbind', '/dev', "$root/dev");
 run('mount', '-t', 'proc', 'proc', "$root/proc");
 run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', "$root/$_") for qw(run var/log srv);
-mkdir "$root/$_" for qw(Library Library/LaunchDaemons Users Users/Shared srv/mac srv/repository);
+mkdir "$root/$_" for qw(Library Library/LaunchDaemons Library/Keychains Users Users/Shared private private/tmp srv/mac srv/repository);
+put("$root/Library/Keychains/System.keychain", 0644, "kych\n");
+put("$root/etc/hosts", 0644, "127.0.0.1 localhost\n::1 localhost\n");
 run('mount', '--bind', $repository, "$root/srv/repository");
 run('mount', '--bind', $socket, "$root/srv/mac");
 my $ask = do { local $/; open(my $f, '<', "$repository/test/macos/model/ask.pl") or die; <$f> };
@@ -24,9 +27,17 @@ for my $program (@programs) {
   unlink "$root$program";
   put("$root$program", 0755, "#!/usr/bin/perl\nmy \$program = '$program';\n$ask");
 }
-put("$root/usr/bin/sandbox-exec", 0755, "#!/usr/bin/perl\nshift; shift; exec { \$ARGV[0] } \@ARGV;\n");
+put("$root/usr/bin/sandbox-exec", 0755, <<'END');
+#!/usr/bin/perl
+shift; my $profile = shift;
+if (-e '/srv/mac/traffic') { $ENV{MODEL_PROFILE} = $profile; $ENV{NODE_OPTIONS} = '--import /srv/repository/dist/test/macos/model/hook.js' }
+exec { $ARGV[0] } @ARGV;
+END
 put("$root/etc/services", 0644, "ssh 22/tcp\nsmtps 465/tcp\nhttps 443/tcp\nhttp 80/tcp www\ndomain 53/udp\ndomain 53/tcp\n");
 put("$root/srv/darwin.cjs", 0644, "Object.defineProperty(process, 'platform', { value: 'darwin' })\n");
+# The system resolver's socket: whoever connects is not answered.
+my $resolver = IO::Socket::UNIX->new(Local => "$root/run/mDNSResponder", Listen => 64) or die "resolver: $!\n";
+chmod 0666, "$root/run/mDNSResponder";
 run('ip', 'link', 'set', 'lo', 'up');
 mkdir "$root/mnt";
 chdir $root or die "chdir: $!\n";

@@ -1,4 +1,6 @@
 /** ifconfig, tcpdump, ps, sysctl, chmod's access lists: what agentjail needs of them. */
+import { isIP } from 'node:net'
+import { inNet } from './pf/eval.js'
 import { answer, type Answer, type MacState } from './state.js'
 
 export function smallTool(state: MacState, name: string, args: readonly string[]): Answer {
@@ -6,13 +8,15 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
     case 'ifconfig':
       return ifconfig(state, args)
     case 'tcpdump': {
+      if (state.euid !== 0)
+        return answer(1, '', 'tcpdump: cannot open BPF device: Permission denied\n')
       const device = args[args.indexOf('-i') + 1] ?? ''
       if (!state.interfaces.includes(device))
         return answer(1, '', `tcpdump: ${device}: No such device exists\n`)
       return answer(
         0,
         '',
-        `listening on ${device}, link-type PFLOG (OpenBSD pflog file), snapshot length 524288 bytes\n`,
+        `listening on ${device}, link-type ${device === 'pflog0' ? 'PFLOG (OpenBSD pflog file)' : 'EN10MB (Ethernet)'}, snapshot length 524288 bytes\n`,
       )
     }
     case 'ps':
@@ -35,6 +39,10 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
       return args.join(' ') === '-n kern.bootsessionuuid'
         ? answer(0, `${state.boot}\n`)
         : answer(1, '', 'sysctl: unknown oid\n')
+    case 'arp':
+      return neighbour(state, 4, args)
+    case 'ndp':
+      return neighbour(state, 6, args)
     case 'chmod':
       return chmod(state, args)
     default:
@@ -42,7 +50,7 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
   }
 }
 
-function ifconfig(state: MacState, [device = '', verb]: readonly string[]): Answer {
+function ifconfig(state: MacState, [device = '', verb, ...rest]: readonly string[]): Answer {
   if (device === '-l') return answer(0, `${state.interfaces.join(' ')}\n`)
   const exists = state.interfaces.includes(device)
   if (verb === undefined)
@@ -52,14 +60,68 @@ function ifconfig(state: MacState, [device = '', verb]: readonly string[]): Answ
   if (state.euid !== 0) return answer(1, '', 'ifconfig: SIOCIFCREATE2: Operation not permitted\n')
   if (verb === 'create') {
     if (exists) return answer(1, '', 'ifconfig: SIOCIFCREATE2: File exists\n')
+    if (!/^(pflog|feth)\d+$/.test(device) || state.quirks.noDevices.includes(device))
+      return answer(1, '', 'ifconfig: SIOCIFCREATE2: Invalid argument\n')
     state.interfaces.push(device)
     return answer()
   }
-  if (verb === 'destroy') {
-    state.interfaces = state.interfaces.filter((name) => name !== device)
-    return answer()
+  if (!exists) return answer(1, '', `ifconfig: interface ${device} does not exist\n`)
+  switch (verb) {
+    case 'destroy': {
+      if (!/^(pflog|feth)\d+$/.test(device))
+        return answer(1, '', 'ifconfig: SIOCIFDESTROY: Invalid argument\n')
+      const { [device]: peer, ...peers } = state.peers
+      const { [device]: own = [], ...addresses } = state.addresses
+      state.interfaces = state.interfaces.filter((name) => name !== device)
+      if (peer !== undefined) Reflect.deleteProperty(peers, peer)
+      Object.assign(state, { peers, addresses })
+      if (own.length > 0) state.neighbours = []
+      return answer()
+    }
+    case 'peer': {
+      const [other = ''] = rest
+      if (!device.startsWith('feth') || !state.interfaces.includes(other))
+        return answer(1, '', 'ifconfig: SIOCSDRVSPEC set peer: No such file or directory\n')
+      Object.assign(state.peers, { [device]: other, [other]: device })
+      return answer()
+    }
+    case 'inet':
+    case 'inet6': {
+      const [address = '', word = '', value = ''] = rest
+      const prefix = verb === 'inet' ? prefixOf(value) : Number(value)
+      const wanted = verb === 'inet' ? 'netmask' : 'prefixlen'
+      if (isIP(address) !== (verb === 'inet' ? 4 : 6) || word !== wanted || !(prefix > 0))
+        return answer(1, '', `ifconfig: ${address}: bad value\n`)
+      state.addresses[device] = [...(state.addresses[device] ?? []), `${address}/${String(prefix)}`]
+      return answer()
+    }
+    case 'up':
+      return answer()
+    default:
+      return answer(1, '', `ifconfig: ${verb}: bad value\n`)
   }
-  return answer(1, '', `ifconfig: ${verb}: bad value\n`)
+}
+
+function prefixOf(netmask: string): number {
+  const bits = netmask
+    .split('.')
+    .map((part) => Number(part).toString(2).padStart(8, '0'))
+    .join('')
+  return /^1+0*$/.test(bits) && bits.length === 32 ? bits.lastIndexOf('1') + 1 : NaN
+}
+
+/** `arp -s ADDRESS HARDWARE`, `ndp -s ADDRESS HARDWARE`: of a network that a device of this machine is in. */
+function neighbour(state: MacState, family: 4 | 6, args: readonly string[]): Answer {
+  const [verb, address = '', hardware = ''] = args
+  if (verb !== '-s' || isIP(address) !== family || !/^([0-9a-f]{2}:){5}[0-9a-f]{2}$/.test(hardware))
+    return answer(1, '', `usage: ${family === 4 ? 'arp' : 'ndp'}\n`)
+  if (state.euid !== 0) return answer(1, '', 'arp: socket: Operation not permitted\n')
+  const isNear = Object.values(state.addresses)
+    .flat()
+    .some((net) => inNet(address, net))
+  if (!isNear) return answer(1, '', `cannot intuit interface index and type for ${address}\n`)
+  state.neighbours.push(address)
+  return answer()
 }
 
 function chmod(state: MacState, args: readonly string[]): Answer {

@@ -24,6 +24,8 @@ export interface MacState {
     loseRule?: string
     /** dscl -delete waits for a click that never comes. */
     deleteHangs: boolean
+    /** Devices that cannot be made. */
+    noDevices: string[]
   }
   pf: {
     enabled: boolean
@@ -42,6 +44,12 @@ export interface MacState {
   users: Record<string, Record<string, string[]>>
   groups: Record<string, Record<string, string[]>>
   interfaces: string[]
+  /** Fake Ethernet devices -> the other end. */
+  peers: Record<string, string>
+  /** Device -> its addresses, as `address/prefix`. */
+  addresses: Record<string, string[]>
+  /** Whose hardware address is known by hand: nobody answers for them. */
+  neighbours: string[]
   launchd: Record<string, { plist: string; state: string; disabled: boolean }>
   processes: { pid: number; uid: number; command: string }[]
   acls: Record<string, string[]>
@@ -76,7 +84,14 @@ export function freshMac(): MacState {
     boot: 'B0071D00-0000-4000-8000-000000000001',
     clock: 1_795_000_000,
     nextPid: 500,
-    quirks: { fda: true, serviceNames: true, busyLoads: 0, pfRefused: false, deleteHangs: false },
+    quirks: {
+      fda: true,
+      serviceNames: true,
+      busyLoads: 0,
+      pfRefused: false,
+      deleteHangs: false,
+      noDevices: [],
+    },
     pf: bootPf(),
     hosts: {},
     users: {
@@ -89,6 +104,9 @@ export function freshMac(): MacState {
       staff: { RecordName: ['staff'], PrimaryGroupID: ['20'] },
     },
     interfaces: ['lo0', 'en0', 'utun4'],
+    peers: {},
+    addresses: {},
+    neighbours: [],
     launchd: {},
     processes: [],
     acls: {},
@@ -125,7 +143,8 @@ export function bootPf(): MacState['pf'] {
 export function reboot(state: MacState): void {
   state.boot = state.boot.replace(/\d$/, (digit) => String(Number(digit) + 1))
   state.pf = bootPf()
-  state.interfaces = state.interfaces.filter((name) => name !== 'pflog0')
+  state.interfaces = state.interfaces.filter((name) => !/^(pflog|feth)/.test(name))
+  Object.assign(state, { peers: {}, addresses: {}, neighbours: [] })
   state.processes = []
   for (const path of Object.keys(state.files))
     if (path.startsWith('/var/run/')) Reflect.deleteProperty(state.files, path)

@@ -48,6 +48,8 @@ export const places = new Map(
     '/sbin/pfctl',
     '/sbin/ifconfig',
     '/usr/sbin/tcpdump',
+    '/usr/sbin/arp',
+    '/usr/sbin/ndp',
     '/usr/bin/dscl',
     '/usr/sbin/sysadminctl',
     '/usr/sbin/dseditgroup',
