@@ -1,9 +1,11 @@
 /**
  * Registry, lock, collection, pins, watch and ports, without a jail: files in a directory of their own, the real system.
  */
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readdirSync, rmSync, utimesSync, writeFileSync, mkdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { Backend } from '../lib/backend/types.js'
@@ -18,6 +20,7 @@ import { watch } from '../lib/session/watch.js'
 import { gatePolicy } from '../lib/plan/compile.js'
 import { networkPlan } from '../lib/plan/network.js'
 import { realSystem } from '../lib/system/real.js'
+import { fixturePath } from './lab/paths.js'
 
 const system = realSystem()
 const stateDir = mkdtempSync(join(tmpdir(), 'agentjail-session-'))
@@ -29,8 +32,9 @@ const registry = openRegistry(system, stateDir)
 const entry = async (name: string, more: Partial<RegistryEntry> = {}): Promise<RegistryEntry> => ({
   v: 1,
   name,
-  uid: 1_900_000_000,
-  gid: 1_900_000_000,
+  // A collection ends its processes, and this is the machine's own system: of a user that no jail in any lab has.
+  uid: 1_900_065_000,
+  gid: 1_900_065_000,
   user: `aj-${name}`,
   home: '/nonexistent',
   isolation: 'uid',
@@ -123,28 +127,96 @@ t.test('collection: a name that was cleared and taken meanwhile is left alone', 
   t.same(await openRegistry(fleeting, stateDir).broken(), [])
 })
 
+t.test('lock: one at a time, whoever is killed while he has it', { timeout: 60_000 }, async (t) => {
+  const place = { system, stateDir }
+  let [inside, most] = [0, 0]
+  await Promise.all(
+    Array.from({ length: 5 }, () =>
+      withLock(place, async () => {
+        most = Math.max(most, ++inside)
+        await sleep(2)
+        inside--
+      }),
+    ),
+  )
+  t.equal(most, 1)
+  await t.rejects(
+    withLock(place, () => Promise.reject(new Error('work failed'))),
+    { message: 'work failed' },
+  )
+  t.equal(await withLock(place, () => Promise.resolve('free again')), 'free again')
+
+  // Processes that take it over and over; each says when it met another that lives.
+  const workers = Array.from({ length: 4 }, () =>
+    spawn(process.execPath, [fixturePath('lock-worker.js'), stateDir], { stdio: 'pipe' }),
+  )
+  let said = ''
+  for (const { stdout, stderr } of workers)
+    for (const stream of [stdout, stderr]) stream.on('data', (text) => (said += String(text)))
+  const rounds = () => said.match(/in/g)?.length ?? 0
+  const more = async (count: number) => {
+    const wanted = rounds() + count
+    for (let n = 0; n < 2000 && rounds() < wanted; n++) await sleep(5)
+    return rounds() >= wanted
+  }
+  t.ok(await more(20), 'all go on')
+  for (const worker of workers.slice(1)) {
+    worker.kill('SIGKILL')
+    t.ok(await more(5), 'the others go on after one was killed')
+  }
+  workers[0]?.kill('SIGKILL')
+  await once(workers[0] ?? process, 'close')
+  t.notMatch(said, /met|Error/, 'no two at once')
+  t.equal(
+    await withLock(place, () => Promise.resolve('free')),
+    'free',
+    'nor is a dead one waited for',
+  )
+})
+
+t.test('lock: no clock decides', { timeout: 60_000 }, async (t) => {
+  const place = { system, stateDir }
+  const path = `${stateDir}.lock`
+  const hours = (n: number) => new Date(Date.now() + n * 3_600_000)
+  for (const jump of [-5, 5]) {
+    const order: string[] = []
+    const first = withLock(place, async () => {
+      // As it looks after a jump of the clock.
+      utimesSync(path, hours(jump), hours(jump))
+      await sleep(50)
+      order.push('first')
+    })
+    await sleep(10)
+    await Promise.all([first, withLock(place, () => Promise.resolve(order.push('second')))])
+    t.same(order, ['first', 'second'], `a live holder has it, ${jump} h away`)
+
+    const { boot } = await ownIdentity(system)
+    mkdirSync(path)
+    writeFileSync(`${path}/${2 ** 22}-1-${boot}-0`, '')
+    utimesSync(path, hours(jump), hours(jump))
+    t.equal(await withLock(place, () => Promise.resolve('got it')), 'got it', 'a dead one has not')
+  }
+  t.same(
+    readdirSync(dirname(stateDir)).filter((name) => name.startsWith(`${basename(stateDir)}.`)),
+    [],
+    'nothing is left',
+  )
+})
+
 t.test(
-  'lock: one at a time; a dead holder is no holder; a clock that jumped is told',
+  'lock: taken from a holder that is stopped, who hears of it',
+  { timeout: 60_000 },
   async (t) => {
-    let [inside, most] = [0, 0]
-    await Promise.all(
-      Array.from({ length: 5 }, () =>
-        withLock(stateDir, async () => {
-          most = Math.max(most, ++inside)
-          await sleep(2)
-          inside--
-        }),
-      ),
-    )
-    t.equal(most, 1)
-    mkdirSync(`${stateDir}.lock`)
-    utimesSync(`${stateDir}.lock`, new Date(0), new Date(0))
-    t.equal(await withLock(stateDir, () => Promise.resolve('got it')), 'got it')
-    await t.rejects(
-      withLock(stateDir, () => Promise.reject(new Error('work failed'))),
-      { message: 'work failed' },
-    )
-    t.equal(await withLock(stateDir, () => Promise.resolve('free again')), 'free again')
+    const worker = spawn(process.execPath, [fixturePath('lock-worker.js'), stateDir, 'stop'], {
+      stdio: 'pipe',
+    })
+    let said = ''
+    worker.stdout.on('data', (text) => (said += String(text)))
+    for (let n = 0; n < 1000 && !said.includes('in'); n++) await sleep(5)
+    t.equal(await withLock({ system, stateDir }, () => Promise.resolve('got it')), 'got it')
+    worker.kill('SIGCONT')
+    await once(worker, 'close')
+    t.match(said, /the lock was taken away/)
   },
 )
 

@@ -3,7 +3,7 @@
  * anybody else leaves alone. One owner for the whole machine, alive while any jail runs in `uid` isolation.
  * Invariant: the guard only denies; its end opens nothing, since the static deny says the same.
  */
-import { JailError } from '../errors.js'
+import { errorMessage, JailError } from '../errors.js'
 import type { Argv, System } from '../system/types.js'
 
 export interface GuardPlace {
@@ -44,7 +44,9 @@ export async function ensureGuard(
   const start = await system.processStart(pid)
   const subject = await maker.subject?.()
   await system.writeFile(place.record, JSON.stringify({ pid, start, subject }), 0o600)
-  await system.feed(place.fifo, `${maker.rules}\n`)
+  await system.feed(place.fifo, `${maker.rules}\n`).catch((error: unknown) => {
+    throw new JailError('BACKEND', `the guard cannot be told its rules: ${errorMessage(error)}`)
+  })
   for (let tries = 0; tries < patience; tries++) {
     if (await isGuardUp(system, place, maker)) return
     await system.sleep(pause)

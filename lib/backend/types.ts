@@ -106,7 +106,9 @@ export interface NetworkHold {
   monitor?(onChange: () => void, onEnd: () => void): RuleMonitor
   /** Puts back what is missing; throws when that fails. */
   restore(): Promise<void>
-  /** Rules out. Only after no process of the uid lives. */
+  /** Lets go of what this process itself has open; the rules stay as they are. Idempotent. */
+  release?(): void
+  /** Rules out, and `release`. Only after no process of the uid lives. */
   close(): Promise<void>
 }
 

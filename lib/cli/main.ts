@@ -20,6 +20,18 @@ export async function main(argv: readonly string[]): Promise<void> {
   } catch (error) {
     process.exitCode = tellError(error, debug)
   }
+  endSoon()
+}
+
+/** Milliseconds. */
+const linger = 3_000
+
+/** All is done: what was left open by an error keeps nobody waiting. What is still to be read is waited for. */
+function endSoon(): void {
+  setTimeout(() => {
+    if (process.stdout.writableLength + process.stderr.writableLength === 0) process.exit()
+    endSoon()
+  }, linger).unref()
 }
 
 /** Tells the user what was thrown; gives the exit code. */

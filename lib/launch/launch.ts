@@ -151,10 +151,14 @@ async function launchOnce(
     },
   )
   try {
-    return await running.begun()
+    const begun = await running.begun()
+    if (refused === undefined) return begun
+    // The kernel ended the last step before PID 1, which then had a word of it.
+    await begun.ended
   } catch (error) {
-    throw refused === undefined ? error : refused.why
+    if (refused === undefined) throw error
   }
+  throw refused.why
 }
 
 /** Loaded only where needed: it is a large part of Node. */

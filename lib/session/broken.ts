@@ -2,6 +2,7 @@
  * State files that cannot be read: corrupted, truncated, of another version.
  * Invariant: nothing in them is believed; the account of that name, if it is ours, is emptied of processes first.
  */
+import { basename, dirname } from 'node:path'
 import { errorMessage } from '../errors.js'
 import { endProcesses } from './processes.js'
 import type { Collected } from './collect.js'
@@ -41,5 +42,12 @@ export async function clearTemporary({ system, config }: Context): Promise<void>
       if (pid === undefined || (await system.processStart(Number(pid))) !== undefined) continue
       await system.removeFile(`${dir}/${name}`)
     }
+  }
+  const beside = dirname(config.stateDir)
+  for (const name of await system.list(beside)) {
+    if (!name.startsWith(`${basename(config.stateDir)}.lock.`)) continue
+    const holder = name.slice(`${basename(config.stateDir)}.lock.`.length)
+    if ((await system.processStart(Number.parseInt(holder))) !== undefined) continue
+    await system.leaveDir(`${beside}/${name}`, holder)
   }
 }

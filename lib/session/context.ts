@@ -17,6 +17,7 @@ import type { BackendChoice } from './backend-choice.js'
 import { collect, deadJails } from './collect.js'
 import type { Collected, CollectTools } from './collect.js'
 import { withLock } from './lock.js'
+import type { LockPlace } from './lock.js'
 import type { Platform } from './platform.js'
 import { openRegistry } from './registry.js'
 import type { Registry } from './registry.js'
@@ -95,10 +96,11 @@ export async function openSetup(): Promise<readonly SetupStep[]> {
     const { openMac } = await import('./macos/open.js')
     const { macSetupSteps } = await import('../setup/macos.js')
     const [, program = ''] = process.argv
-    const lock = <T>(work: () => Promise<T>): Promise<T> => withLock(config.stateDir, work)
+    const mac = openMac(realSystem(), config)
+    const place = { system: mac.system, stateDir: config.stateDir }
     return macSetupSteps({
-      ...openMac(realSystem(), config),
-      lock,
+      ...mac,
+      lock: (work) => withLock(place, work),
       node: process.execPath,
       program,
     })
@@ -134,8 +136,14 @@ export function collectTools({ system, registry, backend, platform }: Context): 
   return { system, registry, backend, cleanLaunch: (entry) => platform.cleanLaunch(entry) }
 }
 
+/** Where its lock is. */
+export const lockPlace = ({ system, config }: Pick<Context, 'system' | 'config'>): LockPlace => ({
+  system,
+  stateDir: config.stateDir,
+})
+
 /** Clears dead jails if there are any; nothing is locked when there are none. */
 export async function collectDead(context: Context): Promise<Collected> {
   if ((await deadJails(context, 'share')).length === 0) return { cleared: [], kept: [] }
-  return await withLock(context.config.stateDir, () => collect(collectTools(context)))
+  return await withLock(lockPlace(context), () => collect(collectTools(context)))
 }

@@ -10,6 +10,7 @@ import { removeCgroups } from '../launch/cgroup.js'
 import { wantsCa } from '../plan/compile.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { Callers } from './callers.js'
+import { lockPlace } from './context.js'
 import type { LinuxContext } from './context.js'
 import { GateKeeper } from './gate-keeper.js'
 import type { HeldCommand } from './held-command.js'
@@ -69,7 +70,7 @@ export class JailNetwork {
   /** Begins with its rules (see `NetworkHold.installed`); the undo clears them. */
   static async open(options: JailNetworkOptions, plan: Plan): Promise<JailNetwork> {
     const { context, undo } = options
-    const { backend, config } = context
+    const { backend } = context
     const { jail, network } = plan
     const hold = await backend.open(network)
     undo.push('remove the rules', 'rules', async () => {
@@ -77,11 +78,16 @@ export class JailNetwork {
         await hold.close()
         return
       }
-      await withLock(config.stateDir, async () => {
-        await hold.close()
-        await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
-        if (network.groups !== undefined) await removeCgroups(jail)
-      })
+      try {
+        await withLock(lockPlace(context), async () => {
+          await hold.close()
+          await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
+          if (network.groups !== undefined) await removeCgroups(jail)
+        })
+      } finally {
+        // The lock cannot be had, say: then nothing closed it, and this process would wait for it for ever.
+        hold.release?.()
+      }
     })
     return new JailNetwork(options, plan, hold)
   }
@@ -245,6 +251,6 @@ export class JailNetwork {
 
   /** A namespace of its own is shared with nobody. */
   #locked(work: () => Promise<void>): Promise<void> {
-    return this.netns === undefined ? withLock(this.#options.context.config.stateDir, work) : work()
+    return this.netns === undefined ? withLock(lockPlace(this.#options.context), work) : work()
   }
 }

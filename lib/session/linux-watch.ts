@@ -4,6 +4,7 @@
  * does not hold the jail, and only the second line, the static deny, is looked at.
  */
 import type { NetworkHold, NetworkPlan } from '../backend/types.js'
+import { lockPlace } from './context.js'
 import type { LinuxContext } from './context.js'
 import type { HeldCommand } from './held-command.js'
 import { withLock } from './lock.js'
@@ -43,7 +44,7 @@ function rulesOf({ context, hold }: WatchedJail): Watched {
     intact: () => hold.intact(),
     ...(hold.glance === undefined ? {} : { glance: hold.glance.bind(hold) }),
     ...(hold.monitor === undefined ? {} : { monitor: hold.monitor.bind(hold) }),
-    restore: () => withLock(context.config.stateDir, () => hold.restore()),
+    restore: () => withLock(lockPlace(context), () => hold.restore()),
   }
 }
 

@@ -23,6 +23,7 @@ import {
 import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { errnoCode, JailError } from '../errors.js'
+import { holdDir, leaveDir } from './held-dir.js'
 import type { Argv, CommandResult, FileStat, RunOptions, Session, System } from './types.js'
 
 const cleanEnvironment = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
@@ -66,6 +67,8 @@ export function realSystem(): System {
     }),
     chown: soon(lchownSync),
     claimFile: soon(claimAtomically),
+    holdDir: soon(holdDir),
+    leaveDir: soon(leaveDir),
     list: soon((path) => absentAsUndefined(() => readdirSync(path)) ?? []),
     lstat: soon(statLink),
     kill: (pid, signal) => {

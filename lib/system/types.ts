@@ -70,6 +70,10 @@ export interface System {
   chown(path: string, uid: number, gid: number): Promise<void>
   /** Makes the file with this content unless it exists; false when it does. Atomic. */
   claimFile(path: string, data: string, mode: number): Promise<boolean>
+  /** Makes the directory `holder`'s unless somebody else has it; false then. Atomic. */
+  holdDir(path: string, holder: string): Promise<boolean>
+  /** It is `holder`'s no more; false when it was not. */
+  leaveDir(path: string, holder: string): Promise<boolean>
   list(path: string): Promise<readonly string[]>
   lstat(path: string): Promise<FileStat | undefined>
   kill(pid: number, signal: NodeJS.Signals): boolean

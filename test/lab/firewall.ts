@@ -78,7 +78,10 @@ const both = (rest: string) => [`iptables ${rest}`, `ip6tables ${rest}`]
 /** What other tools do to rules that are not theirs. */
 export const damage: Readonly<
   Record<'everything' | 'ours' | 'lead' | 'rule' | 'deny', readonly string[]>
-> =
+> & {
+  /** Switches a table off without taking it away; there is none of that with iptables. */
+  readonly off?: (table: string) => readonly string[]
+} =
   firewall === 'nftables'
     ? {
         everything: ['nft', 'flush', 'ruleset'],
@@ -86,6 +89,7 @@ export const damage: Readonly<
         lead: sh('nft delete element inet agentjail_uid jails "{ $(id -u aj-faults) }"'),
         rule: ['nft', 'flush', 'chain', 'inet', 'agentjail_uid', 'held'],
         deny: ['nft', 'delete', 'table', 'inet', 'agentjail'],
+        off: (table) => ['nft', `add table inet ${table} { flags dormant; }`],
       }
     : {
         everything: sh(

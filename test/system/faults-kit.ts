@@ -5,7 +5,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { evil } from '../lab/addresses.js'
-import type { Lab } from '../lab/lab.js'
+import { createLab, type Lab } from '../lab/lab.js'
+import { agentjailPath } from '../lab/paths.js'
 import type { Packet } from '../lab/pcap.js'
 
 export const isolations = ['namespace', 'uid'] as const
@@ -82,4 +83,60 @@ export async function nothingLeft(t: Test, lab: Lab, name: string) {
   t.same(cgroups, [], `${name}: control groups`)
   t.same(others, {}, `${name}: rules, links, routes, processes, namespaces, mounts`)
   t.same(files, [], `${name}: files`)
+}
+
+export const cwd = '/srv/work'
+
+export interface Bench {
+  readonly lab: Lab
+  readonly isolation: Isolation
+  readonly prefix: readonly string[]
+}
+
+/** A lab with that policy, a workspace, and agentjail on the PATH, where the jail has run once. */
+export async function openBench(t: Test, isolation: Isolation): Promise<Bench> {
+  const lab = await createLab()
+  t.teardown(() => lab.close())
+  lab.writeFile(policyPath, policy)
+  lab.writeFile('/srv/work/README', 'a workspace\n')
+  const agentjail = `#!/bin/sh\nexec ${process.execPath} '${agentjailPath}' "$@"\n`
+  lab.writeFile('/usr/local/bin/agentjail', agentjail, 0o755)
+  const prefix = ['run', '-q', '--policy', policyPath, '--isolation', isolation]
+  const ready = await lab.agentjail([...prefix, '--', 'true'], { cwd })
+  t.equal(ready.code, 0, ready.stderr)
+  await lab.remember()
+  await lab.capture.clear()
+  return { lab, isolation, prefix }
+}
+
+export const start = async ({ lab, prefix }: Bench, argv: readonly string[] = knocks) => {
+  const jail = lab.spawnAgentjail([...prefix, '--', ...argv], { timeout: 60_000, cwd })
+  await jail.until(/started/, 20_000)
+  return jail
+}
+
+export const granted = (lab: Lab) =>
+  lab.agentjail([
+    ...['run', '--join', 'faults', '--'],
+    ...['curl', '-sS', '--max-time', '5', 'https://plain.example/ok'],
+  ])
+
+export const gc = async (t: Test, lab: Lab, name: string) => {
+  const result = await lab.agentjail(['gc'], { timeout: 30_000 })
+  t.equal(result.code, 0, `${name}: gc: ${result.stderr}`)
+}
+
+export const silence = async (t: Test, lab: Lab, name: string) => {
+  t.same(await lab.capture.packets(toEvil), [], `${name}: nothing reached the attacker`)
+}
+
+/** Of random instants; printed where it is used, and taken from AGENTJAIL_SEED to repeat a run. */
+export const seed = Number(process.env['AGENTJAIL_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
+
+/** Numbers that look random and are the same in each run (mulberry32). */
+export const random = (seed: number) => () => {
+  seed = (seed + 0x6d2b79f5) | 0
+  let x = Math.imul(seed ^ (seed >>> 15), 1 | seed)
+  x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x
+  return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32
 }

@@ -5,20 +5,22 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { damage, denyLine, firewall, tool } from '../lab/firewall.js'
-import { createLab, type Lab } from '../lab/lab.js'
-import { agentjailPath } from '../lab/paths.js'
 import {
+  cwd,
   eventually,
   gates,
+  gc,
+  granted,
   hammer,
-  knocks,
   isolations,
   jailed,
   nothingLeft,
-  policy,
-  policyPath,
-  toEvil,
-  type Isolation,
+  openBench,
+  random,
+  seed,
+  silence,
+  start,
+  type Bench,
 } from './faults-kit.js'
 
 /** Instants at which the warden is killed, in each isolation. */
@@ -26,46 +28,10 @@ const kills = Number(process.env['AGENTJAIL_KILLS'] ?? 25)
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 280_000
 
-const cwd = '/srv/work'
-
-interface Bench {
-  readonly lab: Lab
-  readonly isolation: Isolation
-  readonly prefix: readonly string[]
-}
-
-const start = async ({ lab, prefix }: Bench, argv: readonly string[] = knocks) => {
-  const jail = lab.spawnAgentjail([...prefix, '--', ...argv], { timeout: 60_000, cwd })
-  await jail.until(/started/, 20_000)
-  return jail
-}
-
-const granted = (lab: Lab) =>
-  lab.agentjail([
-    ...['run', '--join', 'faults', '--'],
-    ...['curl', '-sS', '--max-time', '5', 'https://plain.example/ok'],
-  ])
-
-const gc = async (t: Test, lab: Lab, name: string) => {
-  const result = await lab.agentjail(['gc'], { timeout: 30_000 })
-  t.equal(result.code, 0, `${name}: gc: ${result.stderr}`)
-}
-
-const silence = async (t: Test, lab: Lab, name: string) => {
-  t.same(await lab.capture.packets(toEvil), [], `${name}: nothing reached the attacker`)
-}
-
-/** Numbers that look random and are the same in each run (mulberry32). */
-const random = (seed: number) => () => {
-  seed = (seed + 0x6d2b79f5) | 0
-  let x = Math.imul(seed ^ (seed >>> 15), 1 | seed)
-  x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x
-  return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32
-}
-
 const wardenKilled = async (t: Test, { lab, prefix }: Bench) => {
-  const next = random(prefix.join(' ').length)
+  const next = random(seed)
   let [reached, stopping] = [0, 0]
+  t.comment(`AGENTJAIL_SEED=${seed}`)
   for (let n = 0; n < kills; n++) {
     const jail = lab.spawnAgentjail([...prefix, '--', ...hammer], { timeout: 30_000, cwd })
     if (n % 3 === 2) {
@@ -138,12 +104,18 @@ const interrupted = async (t: Test, { lab, prefix }: Bench) => {
   await nothingLeft(t, lab, 'interrupted')
 }
 
-const damages: [name: string, argv: readonly string[]][] = [
+const damages: (readonly [name: string, argv: readonly string[]])[] = [
   ['everything flushed', damage.everything],
   ['ours alone deleted', damage.ours],
   ['one element deleted', damage.lead],
   ['one rule of ours gone', damage.rule],
   ['the static deny deleted', damage.deny],
+  ...(damage.off === undefined
+    ? []
+    : ([
+        ['the static deny switched off', damage.off('agentjail')],
+        ['ours switched off', damage.off('agentjail_uid')],
+      ] as const)),
   [
     'the guard killed',
     ['sh', '-c', 'kill -9 $(sed "s/.*pid\\":\\([0-9]*\\).*/\\1/" /run/agentjail/guard.json)'],
@@ -182,6 +154,12 @@ const flushChangesNothing = async (t: Test, bench: Bench) => {
     await eventually(async () => (await lab.rules()).includes(denyLine), 200),
     'the second line comes back',
   )
+  if (damage.off !== undefined) {
+    await lab.run(damage.off('agentjail'))
+    t.match(await lab.rules(), /dormant/, 'it is switched off')
+    const isBack = await eventually(async () => !(await lab.rules()).includes('dormant'), 200)
+    t.ok(isBack, 'and is switched on again')
+  }
   jail.kill('SIGTERM')
   await jail.ended
   await nothingLeft(t, lab, 'flush')
@@ -326,18 +304,7 @@ const joinAndStop = async (t: Test, bench: Bench) => {
 t.setTimeout(2 * timeout)
 for (const isolation of isolations) {
   t.test(isolation, { timeout }, async (t) => {
-    const lab = await createLab()
-    t.teardown(() => lab.close())
-    lab.writeFile(policyPath, policy)
-    lab.writeFile('/srv/work/README', 'a workspace\n')
-    const agentjail = `#!/bin/sh\nexec ${process.execPath} '${agentjailPath}' "$@"\n`
-    lab.writeFile('/usr/local/bin/agentjail', agentjail, 0o755)
-    const prefix = ['run', '-q', '--policy', policyPath, '--isolation', isolation]
-    const bench = { lab, isolation, prefix }
-    const ready = await lab.agentjail([...prefix, '--', 'true'], { cwd })
-    t.equal(ready.code, 0, ready.stderr)
-    await lab.remember()
-    await lab.capture.clear()
+    const bench = await openBench(t, isolation)
     const cases = {
       'kill -9 of the warden': wardenKilled,
       'kill -9 of the gate': gateKilled,

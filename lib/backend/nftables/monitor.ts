@@ -37,18 +37,20 @@ bind($s, pack('S S L L', 16, 0, 0, 1 << 6)) or die "netlink: $!\n";
 print "ready\n";
 sub concerns {
   my ($type, $body) = @_;
-  my ($family, $at, %name) = (unpack('C', $body), 4);
+  my ($family, $at, $flags, %name) = (unpack('C', $body), 4, '');
   while ($at + 4 <= length $body) {
     my ($len, $kind) = unpack('S S', substr($body, $at, 4));
     return 1 if $len < 4;
     $name{$kind & 0x3fff} //= unpack('Z*', substr($body, $at + 4, $len - 4));
+    $flags = substr($body, $at + 4, 4) if ($kind & 0x3fff) == 2;
     $at += ($len + 3) & ~3;
   }
   my $table = $name{1} // '';
   # 0 and 2: a table; 3 and 5: a chain; 6 and 8: a rule; 11: a set; 14: an element. New sets and elements open nothing.
   return $type =~ /^(0|2|3|5|6|8|11|14)$/ if $own->{$table};
   return 0 if $table ne $shared;
-  return 1 if $type == 2;
+  # A table that is announced with flags may be switched off (dormant).
+  return $type == 2 || $flags =~ /[^\0]/ if $type == 0 or $type == 2;
   return $chain->{$name{3} // ''} if $type == 3 or $type == 5;
   return $chain->{$name{2} // ''} if $type == 6 or $type == 8;
   return $map->{$name{2} // ''} if $type == 11;

@@ -16,7 +16,11 @@ export function findDifference(
   const items = listedItems(listing)
   if (items === undefined) return 'the listing is not what nft prints'
   const here = items.filter((item) => tableOf(item) === table.name)
-  if (!here.some((item) => 'table' in item)) return `table ${table.name} is missing`
+  const listed = here.find((item) => 'table' in item)
+  if (listed === undefined) return `table ${table.name} is missing`
+  // `dormant` switches a table off, and is no flag that ours have. nft 1.0.6 names the table instead of its flags.
+  if (!table.owner && bodyOf(listed)['flags'] !== undefined)
+    return `table ${table.name} is switched off`
   return (
     differChains(table, here, extent) ??
     differSets(table, here) ??

@@ -284,13 +284,17 @@ class UidHold implements NetworkHold {
     await this.#change(this.#plan, this.#gate, true)
   }
 
+  release(): void {
+    this.#nft.kill()
+  }
+
   async close(): Promise<void> {
     try {
       if (this.#nft.hasEnded() || (await this.#removeOwn())) return
       const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
       if (stale.length > 0) await this.#nft.change(stale, listTable)
     } finally {
-      this.#nft.kill()
+      this.release()
     }
   }
 

@@ -127,6 +127,20 @@ export class FakeMac implements System {
     return true
   }
 
+  async holdDir(path: string, holder: string): Promise<boolean> {
+    this.step(`hold ${path}`)
+    if ((await this.list(path)).length > 0) return false
+    this.state.files[`${path}/${holder}`] = { kind: 'file', text: '', mode: 0o600, uid: 0, gid: 0 }
+    return true
+  }
+
+  async leaveDir(path: string, holder: string): Promise<boolean> {
+    this.step(`leave ${path}`)
+    const held = this.state.files[`${path}/${holder}`] !== undefined
+    Reflect.deleteProperty(this.state.files, `${path}/${holder}`)
+    return held
+  }
+
   async list(path: string): Promise<readonly string[]> {
     this.step(`list ${path}`)
     const prefix = `${path}/`
