@@ -43,6 +43,8 @@ const byQuery = pin({ in: { kind: 'query', name: 'key' }, format: '{}' })
 const byPath = pin({ in: { kind: 'path', prefix: 'bot' }, format: '{}', value: '12345:AAbbCC' })
 const byBasic = pin({ in: { kind: 'basic' }, format: '{}' })
 const byBody = pin({ in: { kind: 'body', name: 'token' }, format: '{}' })
+const placeholder = 'sk-0000000000abcdef'
+const intoBody = pin({ in: { kind: 'body', name: 'token' }, mode: 'inject', placeholder })
 const post = { method: 'POST', body: 'data' }
 
 const cases: Case[] = [
@@ -253,6 +255,51 @@ const cases: Case[] = [
     title: 'body: twice in a form',
     credential: byBody,
     ask: { method: 'POST', headers: form, body: `token=${key}&Token=${attacker}` },
+    reason: 'body-not-granted',
+  },
+  {
+    title: 'body: twice in JSON, one far from its colon',
+    credential: byBody,
+    ask: {
+      method: 'POST',
+      headers: json,
+      body: `{"token"${' '.repeat(200)}:"${attacker}","token":"${key}"}`,
+    },
+    reason: 'body-not-granted',
+  },
+  {
+    title: 'body: a further key in JSON, far from its colon',
+    credential: byBody,
+    ask: {
+      method: 'POST',
+      headers: json,
+      body: `{"api_key"${'\n'.repeat(200)}:"${attacker}","token":"${key}"}`,
+    },
+    reason: 'credential-extra',
+  },
+  {
+    title: 'body: placeholder (JSON)',
+    credential: intoBody,
+    ask: { method: 'POST', headers: json, body: `{"token":"${placeholder}","note":"x"}` },
+  },
+  {
+    title: 'body: the placeholder in escapes, and as it is where the key would be seen',
+    credential: intoBody,
+    ask: {
+      method: 'POST',
+      headers: json,
+      body: `{"token":"\\u0073${placeholder.slice(1)}","note":"${placeholder}"}`,
+    },
+    reason: 'body-not-granted',
+  },
+  {
+    title: 'body: the same, in a name',
+    credential: intoBody,
+    ask: {
+      method: 'POST',
+      headers: json,
+      body: `{"token":"\\u0073${placeholder.slice(1)}","${placeholder}":1}`,
+    },
     reason: 'body-not-granted',
   },
   {

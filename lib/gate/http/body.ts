@@ -78,7 +78,9 @@ function judgePlan(head: RequestHead, plan: Plan, bytes: Buffer): JudgedBody | D
   if (credential.mode === 'pin') return { kind: 'body', plan, bytes }
   const rewritten = fields.replace(bodyCheck.credentialField, presented, credential.value)
   if (rewritten !== undefined) return { kind: 'body', plan, bytes: rewritten }
-  return deny(403, 'body-not-granted', { detail: 'the placeholder stands there more than once' })
+  return deny(403, 'body-not-granted', {
+    detail: 'the placeholder stands elsewhere, too, or in escapes',
+  })
 }
 
 /** Field names that a rule or the credential uses, in a second spelling or a second time. */
@@ -140,11 +142,14 @@ function readJson(text: string): Fields | string {
   return {
     names: topLevelKeys(text),
     get: (name) => members.get(name),
-    replace: (_name, from, to) => {
+    replace: (name, from, to) => {
       // The placeholder is random: a second one was put there for the real key to be spilled into.
       const [before, after, ...more] = text.split(JSON.stringify(from))
       if (before === undefined || after === undefined || more.length > 0) return undefined
-      return Buffer.from(before + JSON.stringify(to) + after)
+      const written = before + JSON.stringify(to) + after
+      // The field itself may have it in escapes, and the one that was found be another.
+      const field: unknown = (JSON.parse(written) as Record<string, unknown>)[name]
+      return field === to ? Buffer.from(written) : undefined
     },
     isTyped: true,
   }

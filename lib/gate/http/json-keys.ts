@@ -12,7 +12,7 @@ export function topLevelKeys(text: string): string[] {
     const char = text[at]
     if (char === '"') {
       const end = stringEnd(text, at)
-      if (depth === 1 && /^\s*:/.test(text.slice(end, end + 64))) {
+      if (depth === 1 && isColonNext(text, end)) {
         keys.push(JSON.parse(text.slice(at, end)) as string)
       }
       at = end
@@ -23,6 +23,13 @@ export function topLevelKeys(text: string): string[] {
     at++
   }
   return keys
+}
+
+/** After as much white space as there may be. */
+function isColonNext(text: string, from: number): boolean {
+  const colon = /[ \t\r\n]*:/y
+  colon.lastIndex = from
+  return colon.test(text)
 }
 
 function stringEnd(text: string, start: number): number {
