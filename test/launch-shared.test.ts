@@ -39,7 +39,7 @@ const share = (path: string, asked: Asked = {}) => {
   const uid = asked.uid ?? jailUid
   const spec = { user: { uid, gid: uid }, caller: asked.caller ?? caller } as LaunchSpec
   const { mode = 'rw', guards = [] } = asked
-  const before = { repositories: [], instructions: new Map() }
+  const before = { repositories: [], policies: [], instructions: new Map(), links: new Map() }
   const tree: Tree = { path, mode, guards, directory: true, idmap: true, before }
   return shareByAcl(spec, [tree], tool('perl'))
 }

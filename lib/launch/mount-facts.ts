@@ -28,7 +28,7 @@ export interface Tree {
   readonly idmap: boolean
   readonly guards: readonly Guard[]
   /** What was there before, from the tree's root; see `Walk`. */
-  readonly before: Pick<Walk, 'repositories' | 'instructions'>
+  readonly before: Pick<Walk, 'repositories' | 'instructions' | 'links' | 'policies'>
 }
 
 export interface MountFacts {
@@ -171,7 +171,9 @@ function tree(
   const stat = statSync(path)
   const directory = stat.isDirectory()
   const guards: Guard[] = []
-  let before: Tree['before'] = { repositories: [], instructions: new Map() }
+  let before: Tree['before'] = {
+    ...{ repositories: [], policies: [], instructions: new Map(), links: new Map() },
+  }
   if (directory) {
     const walk = walkTree(path, named)
     guards.push(...walk.guards.filter((guard) => mode === 'rw' || guard.kind === 'hidden'))

@@ -39,7 +39,7 @@ sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
  * Fenced: see `fence-script.ts`.
  * Operations: `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
  * `stage N PATH (rw|ro) (idmap|plain)`, `pin N REL`, `ro N REL`, `hide-file N REL`, `hide-dir N REL`,
- * `make-(directory|placeholder) N REL UID GID`.
+ * `make-(directory|placeholder|empty) N REL UID GID`.
  */
 export const outerScript: string =
   head +
@@ -180,15 +180,16 @@ my %do = (
     my $made = '/proc/self/fd/' . inside($n, $rel, $disk{$n});
     chown $uid, $gid, $made if -d $made && (stat _)[4] == $>;
   },
-  'make-placeholder' => sub {
-    my ($n, $rel, $uid, $gid) = @_;
-    # O_WRONLY | O_CREAT | O_EXCL: an existing one stays, a link is not followed
-    if (sysopen my $h, place_of($n, $rel), 0xc1, 0644) {
-      syswrite $h, ".\n";
-      chown $uid, $gid, $h;
-    }
-  },
+  'make-placeholder' => sub { make_file(@_, ".\n") },
+  'make-empty' => sub { make_file(@_, '') },
 );
+sub make_file {
+  my ($n, $rel, $uid, $gid, $text) = @_;
+  # O_WRONLY | O_CREAT | O_EXCL: an existing one stays, a link is not followed
+  sysopen my $h, place_of($n, $rel), 0xc1, 0644 or return;
+  syswrite $h, $text;
+  chown $uid, $gid, $h;
+}
 # On the file system itself: through an idmapped mount root may have no id to make files with.
 sub place_of {
   my ($n, $rel) = @_;
@@ -203,7 +204,7 @@ sub cover {
   attach($tree, $fd, $rel);
 }
 my %arity = (cgroup => 1, netns => 1, staging => 1, idmap => 2, stage => 4, pin => 2, ro => 2,
-  'hide-dir' => 2, 'hide-file' => 2, 'make-directory' => 4, 'make-placeholder' => 4);
+  'hide-dir' => 2, 'hide-file' => 2, 'make-directory' => 4, 'make-placeholder' => 4, 'make-empty' => 4);
 while (defined(my $op = shift @ARGV)) {
   last if $op eq 'exec';
   my $count = $arity{$op} // refuse("unknown operation $op");

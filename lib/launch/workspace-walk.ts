@@ -1,34 +1,27 @@
 /**
  * Finds what must be guarded in a tree that the jail may write, before it is mounted.
- * Invariant: bounded in depth and number; symbolic links are never followed (the mount step checks
+ * Invariant: bounded in depth and number; symbolic links are never followed out of the tree (the mount step checks
  * again, by descriptor, that nothing became one meanwhile).
  */
+import { lstatSync, readdirSync, readlinkSync, realpathSync, type Dirent } from 'node:fs'
+import { gitGuards, isBare } from './git-guards.js'
 import {
-  accessSync,
-  closeSync,
-  constants,
-  fstatSync,
-  lstatSync,
-  openSync,
-  readdirSync,
-  readSync,
-  type Dirent,
-} from 'node:fs'
-import {
-  gitReadOnly,
   guardOf,
   isInstruction,
+  isPolicyText,
+  mayBePolicy,
   unwalkedNames,
   type GuardKind,
 } from './guard-names.js'
+import { readSmall } from './small-file.js'
 
 export interface Guard {
   readonly kind: GuardKind
   /** From the tree's root; `.` is the root itself. */
   readonly path: string
   readonly directory: boolean
-  /** It was missing and is made: hooks stays, an empty directory; a placeholder file goes again at the end. */
-  readonly make?: 'directory' | 'placeholder'
+  /** It was missing and is made: a directory stays, empty; a placeholder file, with a dot or empty, goes again at the end. */
+  readonly make?: 'directory' | 'placeholder' | 'empty'
 }
 
 export interface Walk {
@@ -37,6 +30,10 @@ export interface Walk {
   readonly guards: readonly Guard[]
   /** Files of instructions for agents, and when each was last changed: milliseconds since the epoch. */
   readonly instructions: ReadonlyMap<string, number>
+  /** Links under names that programs trust, which cannot be guarded themselves, and where each leads. */
+  readonly links: ReadonlyMap<string, string>
+  /** Policies of agentjail's. */
+  readonly policies: readonly string[]
   /** The tree is larger than the bound: what lies beyond is not guarded. */
   readonly cut: boolean
 }
@@ -50,99 +47,83 @@ export function walkTree(root: string, named: ReadonlySet<string>): Walk {
   const guards: Guard[] = []
   const repositories: string[] = []
   const instructions = new Map<string, number>()
+  const links = new Map<string, string>()
+  const policies: string[] = []
   const queue: { path: string; depth: number }[] = [{ path: '', depth: 0 }]
-  let seen = 0
-  for (let next = queue.shift(); next !== undefined; next = queue.shift()) {
-    seen += 1
-    if (seen > walkDirectories) return { guards, repositories, instructions, cut: true }
-    for (const entry of entries(`${root}/${next.path}`)) {
+  const done = (cut: boolean): Walk => ({
+    ...{ repositories, instructions, links, policies, cut },
+    guards: once(guards),
+  })
+  for (let next = queue.shift(), seen = 1; next !== undefined; next = queue.shift(), seen++) {
+    if (seen > walkDirectories) return done(true)
+    const list = entries(`${root}/${next.path}`)
+    if (next.path !== '' && isBare(list)) {
+      repositories.push(next.path)
+      guards.push(...gitGuards(root, next.path, true))
+    }
+    for (const entry of list) {
       const path = next.path === '' ? entry.name : `${next.path}/${entry.name}`
-      if (entry.isSymbolicLink()) continue
-      const directory = entry.isDirectory()
-      if (entry.name === '.git') {
+      const isGit = entry.name.toLowerCase() === '.git'
+      const kind = named.has(`${root}/${path}`) ? undefined : guardOf(path)
+      if (isGit) {
         repositories.push(path)
-        guards.push(...gitGuards(root, path, directory))
+        guards.push(...gitGuards(root, path, false))
+      }
+      if (entry.isSymbolicLink()) {
+        if (isGit || kind !== undefined) links.set(path, textOf(`${root}/${path}`))
+        if (kind !== undefined) guards.push(...behind(root, path, kind))
         continue
       }
+      if (isGit) continue
+      const directory = entry.isDirectory()
       if (isInstruction(path)) instructions.set(path, changeOf(`${root}/${path}`))
-      const kind = guardOf(path)
-      if (kind !== undefined && !named.has(`${root}/${path}`)) {
+      if (entry.isFile() && mayBePolicy(path) && isPolicyText(readSmall(`${root}/${path}`, 4096))) {
+        policies.push(path)
+        if (!named.has(`${root}/${path}`)) guards.push({ kind: 'read-only', path, directory })
+      } else if (kind !== undefined) {
         guards.push({ kind, path, directory })
       } else if (directory && next.depth < walkDepth && !unwalkedNames.has(entry.name)) {
         queue.push({ path, depth: next.depth + 1 })
       }
     }
   }
-  return { guards, repositories, instructions, cut: false }
+  return done(false)
 }
 
-/** A work tree's `.git`: a file that points elsewhere, or the directory and those of its submodules and work trees. */
-function gitGuards(root: string, path: string, directory: boolean): Guard[] {
-  if (!directory) return [{ kind: 'read-only', path, directory: false }]
-  const below = (name: string): Guard[] =>
-    entries(`${root}/${path}/${name}`)
-      .filter((entry) => entry.isDirectory())
-      .flatMap((entry) => gitDirGuards(root, `${path}/${name}/${entry.name}`, 3))
-  return [...gitDirGuards(root, path, 0), ...below('modules'), ...below('worktrees')]
-}
-
-/** @param levels how far down the Git directory may be: a submodule's name can have slashes. */
-function gitDirGuards(root: string, path: string, levels: number): Guard[] {
-  const present = new Map(entries(`${root}/${path}`).map((entry) => [entry.name, entry]))
-  if (!present.has('HEAD') && levels > 0) {
-    return [...present.values()]
-      .filter((entry) => entry.isDirectory())
-      .flatMap((entry) => gitDirGuards(root, `${path}/${entry.name}`, levels - 1))
-  }
-  return gitReadOnly.flatMap((name): Guard[] => {
-    const entry = present.get(name)
-    const guard = { kind: 'read-only', path: `${path}/${name}` } as const
-    if (entry?.isSymbolicLink() === true) return []
-    if (entry !== undefined) {
-      const left = name === 'commondir' && isPlaceholder(`${root}/${path}/${name}`)
-      const directory = entry.isDirectory()
-      return [{ ...guard, directory, ...(left ? { make: 'placeholder' } : {}) }]
-    }
-    // Where nothing can be made, nothing has to be held: the jail sees it read-only, too.
-    if (isReadOnly(`${root}/${path}`)) return []
-    if (name === 'hooks') return [{ ...guard, directory: true, make: 'directory' }]
-    return name === 'commondir' ? [{ ...guard, directory: false, make: 'placeholder' }] : []
-  })
-}
-
-/**
- * `commondir` in a Git directory names the one whose settings hold; `.` is itself, the same as none.
- * While it is there, read-only, the jail can put none of its own in its place.
- */
-export const placeholderText = '.\n'
-
-/** Only what cannot block or be large is read: the command may have made it, and may change it this very moment. */
-function isPlaceholder(path: string): boolean {
-  let file
+/** What a link leads to, where that lies in the tree. */
+function behind(root: string, path: string, kind: GuardKind): Guard[] {
   try {
-    file = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
-    const bytes = Buffer.alloc(placeholderText.length + 1)
-    const stat = fstatSync(file)
-    return stat.isFile() && bytes.toString('utf8', 0, readSync(file, bytes)) === placeholderText
+    const real = realpathSync(`${root}/${path}`)
+    if (!real.startsWith(`${root}/`)) return []
+    const directory = lstatSync(real).isDirectory()
+    return [{ kind, path: real.slice(root.length + 1), directory }]
   } catch {
-    return false
-  } finally {
-    if (file !== undefined) closeSync(file)
+    return []
   }
 }
 
-/** As root: only a file system or a mount that is read-only refuses so. */
-function isReadOnly(directory: string): boolean {
-  try {
-    accessSync(directory, constants.W_OK)
-    return false
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EROFS'
+/** One guard a path, the stricter, parents first, none below what is hidden: links and settings may lead anywhere. */
+function once(guards: readonly Guard[]): readonly Guard[] {
+  const all = new Map<string, Guard>()
+  for (const guard of guards) {
+    if (all.get(guard.path)?.kind !== 'hidden') all.set(guard.path, guard)
   }
+  const isHidden = (path: string): boolean => all.get(path)?.kind === 'hidden'
+  return [...all.values()]
+    .filter((guard) => !ancestorsOf([guard]).some(isHidden))
+    .sort((a, b) => a.path.split('/').length - b.path.split('/').length)
 }
 
 function changeOf(path: string): number {
   return lstatSync(path, { throwIfNoEntry: false })?.ctimeMs ?? 0
+}
+
+function textOf(path: string): string {
+  try {
+    return readlinkSync(path)
+  } catch {
+    return ''
+  }
 }
 
 function entries(path: string): Dirent[] {
