@@ -60,6 +60,7 @@ function snapshot({ state }: FakeMac): string {
     others,
     tables,
     files: Object.keys(state.files),
+    interfaces: state.interfaces,
   })
 }
 
@@ -335,6 +336,30 @@ t.test('bad input: one clear message, nothing left', async (t) => {
       }),
     { code: 'USAGE' },
   )
+})
+
+t.test('pflog0 goes with the last jail, where agentjail made it', async (t) => {
+  const { mac, backend } = setUp()
+  const has = (): boolean => mac.state.interfaces.includes('pflog0')
+  await backend.ensureStaticDeny(reserved)
+  const before = snapshot(mac)
+  const [first, second] = [await openJail(backend, mail), await openJail(backend, policy('two'), 1)]
+  t.equal(has(), true)
+  await first.close()
+  t.equal(has(), true, 'another jail reads it')
+  await second.close()
+  t.equal(has(), false)
+  t.equal(snapshot(mac), before)
+
+  mac.state.interfaces.push('pflog0')
+  await (await openJail(backend, mail)).close()
+  t.equal(has(), true, "somebody else's stays")
+  mac.state.interfaces = mac.state.interfaces.filter((name) => name !== 'pflog0')
+
+  await openJail(backend, mail)
+  await setUp(mac).backend.collect({ name: 'mail', uid: uidOf(0), isolation: 'uid' })
+  t.equal(has(), false, 'also after a crash')
+  t.equal(snapshot(mac), before)
 })
 
 t.test('transparent: only one jail can take a port', async (t) => {

@@ -157,6 +157,12 @@ t.test('what is in the way is named, with the way out, and nothing is left', asy
       /^agentjail: UniqueID of aj-new was set to 190000000\d and reads back as 502; the directory did not take it; see: dscl \. -read \/Users\/aj-new; give Full Disk Access/m,
     ],
     [
+      'no Full Disk Access',
+      () => Object.assign(state.quirks, { fda: false, makingGuarded: true }),
+      () => Object.assign(state.quirks, { fda: true, makingGuarded: false }),
+      /^agentjail: macOS does not let agentjail make aj-new: no permission; give Full Disk Access \(System Settings > Privacy & Security\) to the program that started this/m,
+    ],
+    [
       'skipped',
       () => (state.pf.skipped = ['en0']),
       () => (state.pf.skipped = []),
@@ -187,6 +193,14 @@ t.test('what is in the way is named, with the way out, and nothing is left', asy
       name,
     )
   }
+  state.quirks.noDevices = ['pflog0']
+  const unlogged = await mac.jail('run', '-p', 'openai', '--name', 'bot', '--', '/usr/bin/true')
+  state.quirks.noDevices = []
+  t.match(unlogged, {
+    code: 0,
+    stderr:
+      /what pf denies will not be in the audit log: no pflog0 \(ifconfig: SIOCIFCREATE2: Invalid argument\); make it with: sudo ifconfig pflog0 create/,
+  })
   state.quirks.fda = false
   const refused = await mac.jail('account', 'remove', 'bot')
   t.match(refused, {

@@ -70,7 +70,10 @@ export class MacRoot {
     const argv = ['--mount', '--net', '--pid', '--fork', '--kill-child', '--', '/usr/bin/perl']
     const script = join(repository, 'test/macos/model/root.pl')
     const args = [...argv, script, join(dir, 'root'), join(dir, 'socket'), repository, ...fakes]
-    this.#holder = spawn('/usr/bin/unshare', args, { stdio: ['ignore', 'pipe', 'inherit'] })
+    // Whatever becomes of the test, the namespaces and all that runs in them end with it.
+    this.#holder = spawn('/usr/bin/setpriv', ['--pdeathsig', 'KILL', '/usr/bin/unshare', ...args], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
   }
 
   static async open({ traffic = false } = {}): Promise<MacRoot> {
@@ -134,6 +137,8 @@ export class MacRoot {
 
   #answer(argv: readonly string[], input: string): Answer {
     const [name = '', ...args] = argv
+    if (name === '/sbin/ifconfig' && args[1] === 'destroy')
+      for (const socket of this.#captures.get(args[0] ?? '') ?? []) socket.end()
     if (name === 'model-listen') this.#owners.set(Number(args[0]), Number(args[1]))
     if (name === 'model-packet') {
       const sent = JSON.parse(args[0] ?? '') as Sent

@@ -226,6 +226,7 @@ function snapshot({ state }: FakeMac): string {
     anchors,
     tables,
     files,
+    interfaces: state.interfaces,
     processes: state.processes,
     acls: Object.values(state.acls).flat(),
   })

@@ -9,6 +9,7 @@ import type { UidRange } from '../types.js'
 import { compilePf } from './compile.js'
 import { findDifference, findPlace, parseServices, parseTable, type Services } from './listing.js'
 import { Pfctl } from './pfctl.js'
+import { removeLogDevice } from './log.js'
 import { listedRedirects, listedRules, printRuleset } from './print.js'
 import { storeFile, type PfStore, type StoreFile } from './store.js'
 import type { PfRuleset } from './types.js'
@@ -72,8 +73,31 @@ export class PfAnchor {
     const ruleset = this.#ruleset(store)
     await this.pfctl.load(printRuleset(ruleset))
     await this.#verifyRules(ruleset)
-    if (isNeeded(store)) await this.#ensureEnabled(store)
-    else await this.#release(store)
+    const kept = await this.#endLog(store)
+    if (isNeeded(kept)) await this.#ensureEnabled(kept)
+    else await this.#release(kept)
+  }
+
+  /** Notes, before it is made, that pflog0 is agentjail's; or that it is not. */
+  async claimLog(isOurs: boolean): Promise<void> {
+    const { log: _, ...store } = await this.#store.read()
+    await this.#store.write(isOurs ? { ...store, log: true } : store)
+  }
+
+  /** After an opening that failed. */
+  async releaseLog(): Promise<void> {
+    const store = await this.#endLog(await this.#store.read())
+    if (!isNeeded(store) && store.token === undefined && store.log === undefined)
+      await this.#store.remove()
+  }
+
+  /** Without a jail nobody reads pflog0; where it cannot be removed now, the next end tries again. */
+  async #endLog(store: PfStore): Promise<PfStore> {
+    if (store.log !== true || store.jails.length > 0) return store
+    if (!(await removeLogDevice(this.#system))) return store
+    const { log: _, ...without } = store
+    await this.#store.write(without)
+    return without
   }
 
   /** What is not as it should be, in words; undefined: all is. Changes nothing, needs no lock. */

@@ -59,20 +59,23 @@ export function pfBackend(options: PfOptions): PfBackend {
         throw new JailError('PLATFORM', 'macOS has no network namespaces', {
           hint: 'use isolation: uid, which is the default here',
         })
-      const log = await DenialLog.open(system, path, range, warn)
+      const claim = (isOurs: boolean): Promise<void> => anchor.claimLog(isOurs)
+      const log = await DenialLog.open(system, path, range, { warn, claim })
       const hold = new PfHold(system, anchor, plan, log)
       try {
         await hold.connectGate([])
       } catch (error) {
         log?.end()
+        await anchor.releaseLog().catch(() => undefined)
         throw error
       }
       return hold
     },
     collect: async ({ name }) => {
       const { jails } = await anchor.read()
-      if (!jails.some((jail) => jail.name === name)) return
-      await anchor.change('closing', (store) => without(store, name))
+      // It may have ended between making pflog0 and its first rule.
+      if (!jails.some((jail) => jail.name === name)) await anchor.releaseLog()
+      else await anchor.change('closing', (store) => without(store, name))
     },
     uninstall: async () => {
       const { jails } = await anchor.read()
@@ -95,6 +98,6 @@ function renderPlan(plan: NetworkPlan, path: string): readonly RenderedRules[] {
   return [{ title: `anchor ${path}`, format: 'pf', text }]
 }
 
-function withoutDeny({ v, boot, token, jails }: PfStore): PfStore {
-  return { v, boot, jails, ...(token === undefined ? {} : { token }) }
+function withoutDeny({ range: _, ...store }: PfStore): PfStore {
+  return store
 }

@@ -75,19 +75,18 @@ export class DenialLog {
     session.unref()
   }
 
-  /** Undefined, after a warning, where the log cannot be had: denials hold all the same, only unseen. */
+  /**
+   * Undefined, after a warning, where the log cannot be had: denials hold all the same, only unseen.
+   * `claim`: called before pflog0 is made, and again with false where it was not.
+   */
   static async open(
     system: System,
     anchor: string,
     range: UidRange,
-    warn: (text: string) => void,
+    { warn, claim }: { warn: (text: string) => void; claim: (isOurs: boolean) => Promise<void> },
   ): Promise<DenialLog | undefined> {
     try {
-      if ((await system.run([ifconfig, 'pflog0'])).code !== 0) {
-        const made = await system.run([ifconfig, 'pflog0', 'create'])
-        if (made.code !== 0 && (await system.run([ifconfig, 'pflog0'])).code !== 0)
-          throw new Error(made.stderr.trim().split('\n', 1)[0])
-      }
+      if (!(await hasLogDevice(system))) await makeLogDevice(system, claim)
       const session = system.open([tcpdump, '-n', '-e', '-l', '-i', 'pflog0'])
       return new DenialLog(session, range, anchor)
     } catch (error) {
@@ -130,6 +129,28 @@ export class DenialLog {
   end(): void {
     this.#session.kill()
   }
+}
+
+async function hasLogDevice(system: System): Promise<boolean> {
+  return (await system.run([ifconfig, 'pflog0'])).code === 0
+}
+
+async function makeLogDevice(
+  system: System,
+  claim: (isOurs: boolean) => Promise<void>,
+): Promise<void> {
+  await claim(true)
+  const { code, stderr } = await system.run([ifconfig, 'pflog0', 'create'])
+  if (code === 0) return
+  await claim(false)
+  // Somebody else was faster.
+  if (!(await hasLogDevice(system))) throw new Error(stderr.trim().split('\n', 1)[0])
+}
+
+/** True: there is none any more. Whoever else reads it is told by the kernel. */
+export async function removeLogDevice(system: System): Promise<boolean> {
+  const { code } = await system.run([ifconfig, 'pflog0', 'destroy'])
+  return code === 0 || !(await hasLogDevice(system))
 }
 
 function reasonOf(

@@ -17,6 +17,8 @@ export interface PfStore {
   /** Present where the static deny is installed. */
   readonly range?: UidRange
   readonly jails: readonly PfJail[]
+  /** pflog0 was made by agentjail: it goes with the last jail. */
+  readonly log?: true
 }
 
 export interface StoreFile {
@@ -61,7 +63,8 @@ function parseStore(text: string, path: string): PfStore {
     Array.isArray(store.jails) &&
     store.jails.every(isJail) &&
     (store.token === undefined ||
-      (typeof store.token === 'string' && /^\d{1,20}$/.test(store.token)))
+      (typeof store.token === 'string' && /^\d{1,20}$/.test(store.token))) &&
+    (store.log === undefined || store.log === true)
   if (!whole) throw bad('members are missing')
   return value as PfStore
 }

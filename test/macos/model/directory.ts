@@ -96,7 +96,8 @@ function dscl(state: MacState, args: readonly string[]): Answer {
         kind === 'Users' &&
         ['UniqueID', 'NFSHomeDirectory'].includes(key ?? '') &&
         record[key ?? ''] !== undefined
-      if (!state.quirks.fda && isGuarded) return refused('attribute')
+      if (!state.quirks.fda && (isGuarded || state.quirks.makingGuarded))
+        return refused('attribute')
       const made = record ?? { RecordName: [name], GeneratedUID: [`GUID-${name}`] }
       records[name] = made
       if (key !== undefined) {

@@ -24,6 +24,8 @@ export interface MacState {
     loseRule?: string
     /** dscl -delete waits for a click that never comes. */
     deleteHangs: boolean
+    /** Without Full Disk Access no record can be made either, as macOS 27 is told to do. */
+    makingGuarded: boolean
     /** Devices that cannot be made. */
     noDevices: string[]
   }
@@ -90,6 +92,7 @@ export function freshMac(): MacState {
       busyLoads: 0,
       pfRefused: false,
       deleteHangs: false,
+      makingGuarded: false,
       noDevices: [],
     },
     pf: bootPf(),
