@@ -64,7 +64,7 @@ t.test('made, found again, removed', async (t) => {
   mac.state.processes.push({ pid: 77, uid: account.uid, command: 'sleep' })
   await t.rejects(removeMacAccount(mac, settings, account), {
     code: 'ACCOUNT',
-    message: /still has 1 processes \(first: 77\)/,
+    message: /still has 1 process \(77\)/,
   })
   mac.state.processes = []
   await removeMacAccount(mac, settings, account)
