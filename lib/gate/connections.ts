@@ -105,6 +105,11 @@ export class Connections {
     return true
   }
 
+  /** For what was seen on it. */
+  cutFor(connection: Connection, reason: ReasonCode): void {
+    this.#cut(connection, reason)
+  }
+
   /** At the end of the run: an ordinary close, not a denial. */
   cutAll(): void {
     for (const connection of [...this.#live]) {

@@ -15,7 +15,7 @@ const free: (typeof shared)[] = []
 let taken = 0
 
 /** Asked before bytes go on; false: nothing more does, the connection has been cut. */
-export type Allow = (bytes: number) => boolean
+export type Allow = (bytes: Uint8Array) => boolean
 
 export class Lane {
   /** For the socket that this direction reads from. */
@@ -57,7 +57,7 @@ export class Lane {
     const to = this.#to
     const bytes = buffer.subarray(0, length)
     if (to === undefined) return this.#from?.push(Buffer.from(bytes)) === true
-    if (this.#allow?.(length) !== true) return false
+    if (this.#allow?.(bytes) !== true) return false
     to.write(buffer === shared ? Buffer.from(bytes) : bytes, this.#onWritten)
     // The kernel takes most writes at once.
     if (to.writableLength > 0) {

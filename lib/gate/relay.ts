@@ -16,6 +16,7 @@ import { dialAddresses, type Dialled } from './dial.js'
 import { Lane } from './lane.js'
 import type { Names } from './names.js'
 import { chooseRoute, type Route } from './route.js'
+import { RetryWatch } from './sni/retry.js'
 import { splice } from './splice.js'
 
 /** What one side may send ahead of the other's reading; larger costs memory, smaller throughput. */
@@ -231,10 +232,20 @@ export class Relay {
       return
     }
     replies?.ready()
+    const isHello = layer === 'sni' && purpose.name !== undefined
+    const watch = isHello ? new RetryWatch(purpose.name) : undefined
+    const judge = (isGood: boolean): boolean => {
+      if (!isGood) connections.cutFor(connection, 'sni-mismatch')
+      return isGood
+    }
+    const onUp = (bytes: Uint8Array): boolean => connections.onUp(connection, bytes.length)
     const spliced = splice(socket, upstream, down, head, {
-      onUp: (bytes) => connections.onUp(connection, bytes),
+      onHead: onUp,
+      onUp: (bytes) =>
+        (watch === undefined || watch.isOver || judge(watch.up(bytes))) && onUp(bytes),
       onDown: (bytes) => {
-        connections.onDown(connection, bytes)
+        connections.onDown(connection, bytes.length)
+        return watch === undefined || watch.isOver || judge(watch.down(bytes))
       },
       onEnd: () => {
         connections.end(connection)

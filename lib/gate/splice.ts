@@ -12,9 +12,11 @@ import { reopen, takeRead } from './reopen.js'
 const halfClosedIdleMs = 600_000
 
 export interface Splice {
-  /** Asked before bytes go up; false: nothing more does. It has cut the connection then. */
-  readonly onUp: (bytes: number) => boolean
-  readonly onDown: (bytes: number) => void
+  /** Asked before bytes go either way; false: nothing more does. It has cut the connection then. */
+  readonly onUp: (bytes: Uint8Array) => boolean
+  readonly onDown: (bytes: Uint8Array) => boolean
+  /** As `onUp`, of `head`. */
+  readonly onHead: (bytes: Uint8Array) => boolean
   /** Both sides are closed. */
   readonly onEnd: () => void
 }
@@ -33,10 +35,7 @@ export function splice(
   const { client, up, early } = intoLane(accepted)
   client.setNoDelay(true)
   up.join(client, upstream, hooks.onUp)
-  down.join(upstream, client, (bytes) => {
-    hooks.onDown(bytes)
-    return true
-  })
+  down.join(upstream, client, hooks.onDown)
   let open = 2
   const onClose = (other: Socket) => (hadError: boolean) => {
     if (hadError) reset(other)
@@ -55,11 +54,10 @@ export function splice(
     })
   }
   const start = (): void => {
+    if (head.length > 0 && !hooks.onHead(head)) return
+    if (early.length > 0 && !hooks.onUp(early)) return
     const first = early.length === 0 ? head : Buffer.concat([head, early])
-    if (first.length > 0) {
-      if (!hooks.onUp(first.length)) return
-      upstream.write(first)
-    }
+    if (first.length > 0) upstream.write(first)
     client.resume()
     upstream.resume()
     // It was done before there was somebody to tell.
