@@ -47,7 +47,15 @@ export async function serveControl(
   path: string,
   handle: (request: ControlRequest) => Promise<unknown>,
 ): Promise<Control> {
-  removeSocket(path)
+  const refuse = (error: unknown): JailError =>
+    new JailError('STATE', `the control socket ${path} cannot be served: ${errorMessage(error)}`, {
+      cause: error,
+    })
+  try {
+    removeSocket(path)
+  } catch (error) {
+    throw refuse(error)
+  }
   const sockets = new Set<Socket>()
   const server: Server = createServer((socket) => {
     sockets.add(socket)
@@ -64,7 +72,9 @@ export async function serveControl(
     )
   })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
+    server.once('error', (error) => {
+      reject(refuse(error))
+    })
     server.listen(path, resolve)
   })
   // The command's end is what ends the warden, not this.
