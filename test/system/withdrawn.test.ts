@@ -1,0 +1,134 @@
+/**
+ * A connection stands on its grant: it outlives the pin of its address, for a bounded time, and not the grant.
+ * In `uid` isolation such a connection goes straight through the kernel; no rule lets through what is established.
+ * Judge: the capture, and the kernel's own sets.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import t, { type Test } from 'tap'
+import { evil } from '../lab/addresses.js'
+import { firewall } from '../lab/firewall.js'
+import type { Lab } from '../lab/lab.js'
+import {
+  cwd,
+  eventually,
+  isolations,
+  nothingLeft,
+  openBench,
+  policyPath,
+  type Bench,
+} from './faults-kit.js'
+
+/** The attacker's is the lab's only host that echoes; here it is what is granted. */
+const port = 7
+const policy = (granted: boolean) => `version: 1
+name: faults
+network:
+  dns: { maxTtl: 5s, pinExtra: 0s }
+  allow:
+    - plain.example
+${
+  granted
+    ? `    - { host: ${evil.name}, ports: [${port}] }\n    - { host: ${evil.name}, ports: [${port}], proto: udp }\n`
+    : ''
+}`
+
+/** One connection and one socket for datagrams, each with a word every 50 ms, both opened by name. */
+const beating = [
+  ...['node', '-e'],
+  `const say = (text) => console.log(text)
+   require('dns').lookup('${evil.name}', { family: 4 }, (error, address) => {
+     if (error) throw error
+     const tcp = require('net').connect(${port}, address, () => say('tcp open'))
+     const beat = setInterval(() => tcp.write('beat'), 50)
+     tcp.on('error', ({ code }) => { clearInterval(beat); say('tcp cut ' + code) }).resume()
+     tcp.on('close', () => { clearInterval(beat); say('tcp closed') })
+     const udp = require('dgram').createSocket('udp4').on('error', () => undefined)
+     udp.once('message', () => say('udp open'))
+     setInterval(() => udp.send('beat', ${port}, address, () => undefined), 50)
+   })`,
+]
+
+const heard = async (lab: Lab, proto: 'tcp' | 'udp') => {
+  const packets = await lab.capture.packets((p) => p.dst === evil.v4 && p.proto === proto)
+  return packets.filter(({ payload }) => payload.includes('beat'))
+}
+
+const afresh = async (lab: Lab) => {
+  await lab.capture.clear()
+  await sleep(300)
+}
+
+const connects = (lab: Lab) =>
+  lab.agentjail(
+    [
+      ...['run', '--join', 'faults', '--', 'perl', '-MIO::Socket::INET', '-e'],
+      `print IO::Socket::INET->new(PeerAddr => '${evil.v4}:${port}', Timeout => 3) ? 'connected' : "no: $!"`,
+    ],
+    { timeout: 30_000 },
+  )
+
+interface FlowSet {
+  readonly nftables: readonly {
+    readonly set?: { readonly elem?: readonly { readonly elem?: { readonly expires?: number } }[] }
+  }[]
+}
+
+/** Seconds that the kernel lets the flow live on. */
+const flowLeft = async (lab: Lab): Promise<number> => {
+  const { stdout } = await lab.run([
+    ...['nft', '-j', 'list', 'set', 'inet', 'agentjail_uid', 'live4_faults'],
+  ])
+  const found = (JSON.parse(stdout) as FlowSet).nftables.flatMap(({ set }) => set?.elem ?? [])
+  return Math.max(0, ...found.map(({ elem }) => elem?.expires ?? 0))
+}
+
+const withdrawals: Readonly<Record<string, (lab: Lab) => ReturnType<Lab['agentjail']>>> = {
+  reload: (lab) => {
+    lab.writeFile(policyPath, policy(false))
+    return lab.agentjail(['reload', 'faults', '-p', policyPath], { timeout: 30_000 })
+  },
+  deny: (lab) => lab.agentjail(['deny', 'faults', evil.name], { timeout: 30_000 }),
+}
+
+const withdrawn = async (t: Test, { lab, isolation, prefix }: Bench, how: string) => {
+  lab.writeFile(policyPath, policy(true))
+  const jail = lab.spawnAgentjail([...prefix, '--', ...beating], { timeout: 120_000, cwd })
+  await Promise.all([/tcp open/, /udp open/].map((word) => jail.until(word, 30_000)))
+  await afresh(lab)
+  t.ok((await heard(lab, 'tcp')).length > 0, 'the connection is served')
+  t.ok((await heard(lab, 'udp')).length > 0, 'so are datagrams')
+
+  const isOver = await eventually(async () => !(await connects(lab)).stdout.includes('connected'))
+  t.ok(isOver, 'the pin runs out: a new connection to the address is refused')
+  await afresh(lab)
+  t.ok((await heard(lab, 'tcp')).length > 0, 'what was opened before goes on')
+  if (isolation === 'uid' && firewall === 'nftables') {
+    const before = await flowLeft(lab)
+    t.ok(before > 0 && before <= 3600, `for ${before} s at most`)
+    await sleep(2500)
+    t.ok((await flowLeft(lab)) < before, 'which run, however busy it is')
+  }
+
+  const result = await withdrawals[how]?.(lab)
+  t.equal(result?.code, 0, result?.stderr ?? '')
+  await afresh(lab)
+  t.same(await heard(lab, 'tcp'), [], 'the grant withdrawn: not a byte of it more')
+  t.same(await heard(lab, 'udp'), [], 'nor a datagram')
+  await jail.until(/tcp (cut|closed)/)
+  t.pass('and the command knows')
+  jail.kill('SIGTERM')
+  await jail.ended
+  await nothingLeft(t, lab, how)
+}
+
+/** Milliseconds: bounds a hang, judges no speed. */
+const timeout = 280_000
+t.setTimeout(2 * timeout)
+for (const isolation of isolations) {
+  t.test(isolation, { timeout }, async (t) => {
+    const bench = await openBench(t, isolation)
+    // Both go the same way; waiting for the pin's end takes longest.
+    for (const how of isolation === 'uid' ? Object.keys(withdrawals) : ['reload'])
+      await t.test(how, { timeout }, (t) => withdrawn(t, bench, how))
+  })
+}
