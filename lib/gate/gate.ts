@@ -85,7 +85,7 @@ export class Gate {
   static async start(
     config: GateConfig,
     hooks: GateHooks,
-  ): Promise<{ readonly gate: Gate; readonly ca?: string }> {
+  ): Promise<{ readonly gate: Gate; readonly ca?: string; readonly keptCa?: string }> {
     const http = await loadHttp(config)
     const gate = new Gate(config, hooks, (it) =>
       http.handlers({
@@ -104,7 +104,8 @@ export class Gate {
       gate.close()
       throw error
     }
-    return { gate, ...(http.ca === undefined ? {} : { ca: http.ca }) }
+    const { ca, keptCa } = http
+    return { gate, ...(ca === undefined || keptCa === undefined ? {} : { ca, keptCa }) }
   }
 
   report(decision: Decision, client?: number): Promise<void> | undefined {

@@ -27,6 +27,8 @@ export interface HttpSurroundings {
 export interface LoadedHttp {
   /** PEM of the jail's CA, where one is wanted. */
   readonly ca?: string
+  /** What makes the same CA again. */
+  readonly keptCa?: string
   handlers(around: HttpSurroundings): HttpHandlers
 }
 
@@ -35,10 +37,10 @@ export async function loadHttp(config: GateConfig): Promise<LoadedHttp> {
   let authority: Authority | undefined
   if (config.wantCa) {
     const { createAuthority } = await import('./http/authority.js')
-    authority = await createAuthority(config.jail)
+    authority = await createAuthority(config.jail, config.keptCa)
   }
   return {
-    ...(authority === undefined ? {} : { ca: authority.pem }),
+    ...(authority === undefined ? {} : { ca: authority.pem, keptCa: authority.kept }),
     handlers: (around) => makeHandlers(contextOf(config, around, authority)),
   }
 }

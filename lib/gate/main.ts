@@ -61,8 +61,9 @@ async function start(message: Extract<ToGate, { type: 'start' }>): Promise<void>
     },
     pin,
   })
-  gate = started.gate
-  await send({ type: 'ready', ...(started.ca === undefined ? {} : { ca: started.ca }) })
+  const { gate: serving, ...ca } = started
+  gate = serving
+  await send({ type: 'ready', ...ca })
 }
 
 async function update(serialOfUpdate: number, policy: GatePolicy): Promise<void> {

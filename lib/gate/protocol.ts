@@ -58,8 +58,10 @@ export interface GateConfig {
   readonly mode: 'namespace' | 'redirect' | 'proxy'
   readonly listeners: readonly Listener[]
   readonly policy: GatePolicy
-  /** PEM of the jail's own CA, made by the gate itself: absent here; the gate answers with `ca`. */
+  /** A CA of the jail's own, made by the gate itself, which answers with `ca`. */
   readonly wantCa: boolean
+  /** Of a gate before this one, as it answered: the command trusts that CA. */
+  readonly keptCa?: string
   /** The host's own addresses (never dialled unless granted). */
   readonly hostAddresses: readonly string[]
   /** The host's resolvers, for a policy that names none. */
@@ -106,8 +108,11 @@ export interface ReportedDecision extends Decision {
 }
 
 export type FromGate =
-  /** All listeners are served. `ca` is the PEM certificate of the jail's CA where `wantCa`. */
-  | { readonly type: 'ready'; readonly ca?: string }
+  /**
+   * All listeners are served. `ca` is the PEM certificate of the jail's CA where `wantCa`; `keptCa`, with its key, is for
+   * the gate that may have to take this one's place, and for nobody else.
+   */
+  | { readonly type: 'ready'; readonly ca?: string; readonly keptCa?: string }
   | {
       readonly type: 'decisions'
       readonly decisions: readonly ReportedDecision[]

@@ -18,7 +18,7 @@ export interface GateKeeperOptions {
   /** The rules of `netns` are in and read back. */
   readonly installed: Promise<unknown>
   /** All that does not change while the jail runs. */
-  readonly config: Omit<GateConfig, 'listeners' | 'policy' | 'wantCa'>
+  readonly config: Omit<GateConfig, 'listeners' | 'policy' | 'wantCa' | 'keptCa'>
   /** What is in force now; asked again for a gate that is started again. */
   readonly now: () => { readonly network: NetworkPlan; readonly policy: GatePolicy }
   /** Leads the jail's packets to these ports, which a gate that was started again needs anew. */
@@ -52,6 +52,8 @@ export class GateKeeper {
   #starting: Promise<string | undefined> | undefined
   #ready = false
   #ending = false
+  /** What makes the CA again that the command trusts; only ever given to a gate of this jail. */
+  #keptCa: string | undefined
   /** Why it ended before anybody was there to be told. */
   #ended: string | undefined
 
@@ -105,6 +107,7 @@ export class GateKeeper {
       })),
       policy,
       wantCa: wantsCa(policy),
+      ...(this.#keptCa === undefined ? {} : { keptCa: this.#keptCa }),
     })
     const ca = await this.#starting
     this.#ready = true
@@ -223,6 +226,10 @@ export class GateKeeper {
       case 'fatal':
         this.#options.onMessage(message)
         break
+      case 'ready':
+        // The first gate's: a later one makes the same again, or its answers are not believed by the command.
+        this.#keptCa ??= message.keptCa
+        break
       case 'pin':
         void this.#options.onPin(message).then((ok) => {
           gate.send({ type: 'pinned', serial: message.serial, ok })
@@ -236,14 +243,10 @@ export class GateKeeper {
   /** Its listeners are new sockets in the same place. */
   async #again(): Promise<void> {
     if (this.#ending || !this.#guarding) return
-    const { now, connect, onNotice, onFailed } = this.#options
+    const { connect, onNotice, onFailed } = this.#options
     const why = this.#ended ?? ''
     if (++this.#restarts > 1) {
       onFailed(`the gate ended again: ${why}`)
-      return
-    }
-    if (wantsCa(now().policy)) {
-      onFailed(`the gate ended (${why}), and with it the certificates that the command trusts`)
       return
     }
     onNotice(`the gate ended (${why}) and is started again`)

@@ -110,7 +110,7 @@ export async function openBench(t: Test, isolation: Isolation): Promise<Bench> {
 }
 
 export const start = async ({ lab, prefix }: Bench, argv: readonly string[] = knocks) => {
-  const jail = lab.spawnAgentjail([...prefix, '--', ...argv], { timeout: 60_000, cwd })
+  const jail = lab.spawnAgentjail([...prefix, '--', ...argv], { timeout: 900_000, cwd })
   await jail.until(/started/, 20_000)
   return jail
 }

@@ -16,6 +16,7 @@ import {
   jailed,
   nothingLeft,
   openBench,
+  policyPath,
   random,
   seed,
   silence,
@@ -67,6 +68,51 @@ const gateKilled = async (t: Test, bench: Bench) => {
   t.match(stderr, /the gate ended again: .*; the command is ended/)
   await nothingLeft(t, lab, 'gate killed twice')
   await silence(t, lab, 'gate killed twice')
+}
+
+/** The command trusts the first gate's CA: the second has the same. */
+const httpGateKilled = async (t: Test, bench: Bench) => {
+  const { lab } = bench
+  const path = '/etc/agentjail/policies/http.yaml'
+  lab.writeFile(
+    path,
+    'version: 1\nname: faults\nnetwork:\n  allow: [{ host: api.openai.com, inspect: http, access: read-only }]\n',
+  )
+  const prefix = bench.prefix.map((word) => (word === policyPath ? path : word))
+  const jail = await start({ ...bench, prefix })
+  const certificate = `openssl s_client -connect api.openai.com:443 -servername api.openai.com -verify_return_error \
+    -CAfile "$SSL_CERT_FILE" </dev/null 2>&1`
+  const ask = () =>
+    lab.agentjail(
+      [
+        'run',
+        '--join',
+        'faults',
+        '--',
+        'sh',
+        '-c',
+        `curl -sS -m 5 https://api.openai.com/v1/models; ${certificate}`,
+      ],
+      { timeout: 30_000 },
+    )
+  const issuer = (text: string) => /^issuer=.*$/m.exec(text)?.[0]
+  const before = await ask()
+  t.match(before.stdout, /invalid_api_key/, `served: ${before.stderr}`)
+  t.match(issuer(before.stdout), /agentjail faults/, "by the jail's own CA")
+  for (const gate of gates(lab)) await lab.run(['kill', '-9', String(gate.pid)])
+  await jail.until(/the gate ended .* is started again/)
+  let after = before
+  const isServed = await eventually(async () => {
+    after = await ask()
+    return /invalid_api_key/.test(after.stdout)
+  }, 10)
+  t.ok(isServed, `the command trusts the new gate: ${after.stdout} ${after.stderr}`)
+  t.equal(issuer(after.stdout), issuer(before.stdout), 'it is the same CA')
+  jail.kill('SIGTERM')
+  await jail.ended
+  await lab.run(['rm', path])
+  await nothingLeft(t, lab, 'gate with a CA killed')
+  await silence(t, lab, 'gate with a CA killed')
 }
 
 const wardenStopped = async (t: Test, bench: Bench) => {
@@ -308,6 +354,7 @@ for (const isolation of isolations) {
     const cases = {
       'kill -9 of the warden': wardenKilled,
       'kill -9 of the gate': gateKilled,
+      'kill -9 of a gate with a CA': httpGateKilled,
       'Ctrl-C': interrupted,
       'SIGSTOP of the warden': wardenStopped,
       ...(isolation === 'uid'

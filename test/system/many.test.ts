@@ -29,8 +29,11 @@ const probe = (granted: string, others: readonly string[]): string =>
     'true',
   ].join('\n')
 
+/** Milliseconds: bounds a hang, judges no speed. */
+const timeout = 800_000
+t.setTimeout(2 * timeout)
 for (const isolation of ['namespace', 'uid'] as const) {
-  await t.test(`${count} jails at once, ${isolation}`, async (t) => {
+  await t.test(`${count} jails at once, ${isolation}`, { timeout }, async (t) => {
     const lab = await createLab()
     t.teardown(() => lab.close())
     for (const name of names) {

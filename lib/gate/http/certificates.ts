@@ -1,9 +1,17 @@
 /**
  * Certificates of the jail's CA: the structures and their DER come from @peculiar/asn1-x509,
  * keys and signatures from node:crypto. Loaded only where a grant asks for TLS termination.
- * Invariant: private keys stay KeyObjects of this process; only certificates are ever printed.
+ * Invariant: private keys stay KeyObjects of this process, but for the CA's own in `kept`; only certificates are ever printed.
  */
-import { createHash, generateKeyPairSync, type KeyObject, randomBytes, sign } from 'node:crypto'
+import {
+  createHash,
+  createPrivateKey,
+  generateKeyPairSync,
+  type KeyObject,
+  randomBytes,
+  sign,
+  X509Certificate,
+} from 'node:crypto'
 import { createSecureContext, type SecureContext } from 'node:tls'
 import { AsnConvert, OctetString } from '@peculiar/asn1-schema'
 import {
@@ -45,7 +53,7 @@ const commonName = '2.5.4.3'
 const day = 86_400_000
 /** Clocks differ: certificates are valid from a day before they were made. */
 const backdate = day
-/** A jail may run for months; the key is gone with the gate anyway. */
+/** A jail may run for months; the key is gone with it anyway. */
 const rootLife = 730 * day
 /** Apple's limit for leaves of locally added roots is 825 days; 90 fits every client. */
 const leafLife = 90 * day
@@ -63,22 +71,17 @@ interface Leaf {
   readonly renewAt: number
 }
 
-/** `jail` only names the CA, for people who look at it. */
-export function makeAuthority(jail: string): Authority {
-  const pair = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+/** `jail` only names the CA, for people who look at it. `kept`: see `Authority.kept`. Throws on what is not one. */
+export function makeAuthority(jail: string, kept?: string): Authority {
+  const { signer, pem } = kept === undefined ? freshRoot(jail) : rootOf(kept)
   // One key for all leaves: they are all held by this process alone.
   const leafPair = generateKeyPairSync('ec', { namedCurve: 'P-256' })
   const leafKey = leafPair.privateKey.export({ type: 'pkcs8', format: 'pem' })
-  const signer: Signer = {
-    name: nameOf(`agentjail ${jail} ${randomBytes(4).toString('hex')}`),
-    key: pair.privateKey,
-    keyId: keyIdOf(pair.publicKey),
-  }
-  const pem = issue(signer, signer.name, pair.publicKey, rootLife, rootExtensions(signer))
   const leaves = new Map<string, Leaf>()
 
   return {
     pem,
+    kept: `${signer.key.export({ type: 'pkcs8', format: 'pem' }).toString()}${pem}`,
     contextFor(name: string): SecureContext {
       const known = leaves.get(name)
       if (known !== undefined && known.renewAt > Date.now()) return known.context
@@ -98,6 +101,27 @@ export function makeAuthority(jail: string): Authority {
       return context
     },
   }
+}
+
+interface Root {
+  readonly signer: Signer
+  readonly pem: string
+}
+
+function freshRoot(jail: string): Root {
+  const { privateKey: key, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+  const name = nameOf(`agentjail ${jail} ${randomBytes(4).toString('hex')}`)
+  const signer = { name, key, keyId: keyIdOf(publicKey) }
+  return { signer, pem: issue(signer, name, publicKey, rootLife, rootExtensions(signer)) }
+}
+
+function rootOf(kept: string): Root {
+  const at = kept.indexOf('-----BEGIN CERTIFICATE-----')
+  const pem = kept.slice(at)
+  const { raw, publicKey } = new X509Certificate(pem)
+  const { subject } = AsnConvert.parse(arrayBuffer(raw), Certificate).tbsCertificate
+  const key = createPrivateKey(kept.slice(0, at))
+  return { signer: { name: subject, key, keyId: keyIdOf(publicKey) }, pem }
 }
 
 function issue(
