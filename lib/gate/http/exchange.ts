@@ -17,6 +17,10 @@ import { parseAuthority } from './target.js'
 /** Largest body that is held in memory to be judged, where no rule says less. */
 const maxJudged = 4 * 1024 * 1024
 
+/** Bytes of all bodies that are held at a time: a jail must not fill the host's memory through its gate. */
+const maxHeld = 64 * 1024 * 1024
+let held = 0
+
 /** Serves a request; never rejects. */
 export async function exchange(client: Client, link: Link): Promise<void> {
   let place: Place | undefined
@@ -90,10 +94,22 @@ async function readBody(client: Client, limit: number, plan: Plan): Promise<Buff
       deny(413, 'body-too-large', { grant: plan.grant, detail: `over ${String(limit)} bytes` }),
     )
   if ((client.head.contentLength ?? 0) > limit) throw tooLarge()
+  const request = { isOver: false }
+  client.onOver(() => {
+    request.isOver = true
+    held -= size
+  })
   // Not destroyed on the way out: the answer still goes over the same connection.
   for await (const chunk of client.body.iterator({ destroyOnReturn: false })) {
-    size += (chunk as Buffer).length
+    const { length } = chunk as Buffer
+    if (request.isOver) break
+    size += length
+    held += length
     if (size > limit) throw tooLarge()
+    if (held > maxHeld) {
+      const detail = 'too many bodies are held at a time'
+      throw new DeniedError(deny(503, 'body-too-large', { grant: plan.grant, detail }))
+    }
     chunks.push(chunk as Buffer)
   }
   return Buffer.concat(chunks)
