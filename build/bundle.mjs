@@ -8,7 +8,7 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { relative, resolve } from 'node:path'
 import { listBundled, loadPolicy } from '../dist/lib/policy/loader.js'
 import { policyToJson } from '../dist/lib/policy/json.js'
-import { writeCodeCache } from './code-cache.mjs'
+import { wrapper, writeCodeCache } from './code-cache.mjs'
 
 const outdir = 'dist/lib/bundle'
 const common = { bundle: true, platform: 'node', target: 'node20.19', legalComments: 'linked' }
@@ -48,6 +48,10 @@ await build({
   format: 'cjs',
   outExtension: { '.js': '.cjs' },
   define: { 'import.meta.url': 'agentjailUrl' },
+  // A third less to read and to hash at each start; names and lines stay, for --debug.
+  minifyWhitespace: true,
+  minifySyntax: true,
+  lineLimit: 160,
   banner: { js: "const agentjailUrl = require('node:url').pathToFileURL(__filename).href;" },
   plugins: [splitCold],
 })
@@ -78,7 +82,8 @@ await build({
 for (const name of Object.keys(hot)) {
   const path = `${outdir}/${name}.cjs`
   const source = await readFile(path, 'latin1')
-  await writeFile(path, source.replaceAll(/\bimport\("/g, 'agentjailImport("'), 'latin1')
+  const body = source.replaceAll(/\bimport\("/g, 'agentjailImport("')
+  await writeFile(path, `${wrapper}{${body}\n})`, 'latin1')
   await writeCodeCache(path)
 }
 for (const name of ['agentjail', 'gate']) {

@@ -14,8 +14,7 @@ try {
   // None was built.
 }
 // esbuild writes ASCII only.
-const source = readFileSync(path, 'latin1')
-const text = `(function (require, module, exports, __filename, agentjailImport) {${source}\n})`
+const text = readFileSync(path, 'latin1')
 // Code from a cache has lost the way to import() in this process: it uses this file's.
 new Script(text, { filename: path, cachedData }).runInThisContext()(
   require,

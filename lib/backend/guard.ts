@@ -29,8 +29,9 @@ export interface GuardMaker {
   look(): Promise<'right' | 'other' | 'absent'>
 }
 
-const patience = 200
-const pause = 10
+/** Milliseconds between looks, and how many. */
+const pause = 3
+const patience = 700
 
 /** Guard in force when it resolves; started if need be. Call it under the lock. */
 export async function ensureGuard(

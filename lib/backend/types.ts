@@ -108,8 +108,11 @@ export interface NetworkHold {
   restore(): Promise<void>
   /** Lets go of what this process itself has open; the rules stay as they are. Idempotent. */
   release?(): void
-  /** Rules out, and `release`. Only after no process of the uid lives. */
-  close(): Promise<void>
+  /**
+   * Rules out, and `release`. Only after no process of the uid lives. True: nothing of it is left, `Backend.collect` would
+   * find none.
+   */
+  close(): Promise<boolean>
 }
 
 export interface Backend {

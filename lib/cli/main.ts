@@ -16,7 +16,11 @@ export async function main(argv: readonly string[]): Promise<void> {
   try {
     closeInherited()
     const ending = await dispatch(argv)
-    if (ending !== undefined) endLike(ending)
+    if (ending !== undefined) {
+      endLike(ending)
+      // A run has undone all it did: nothing is left to wait for.
+      if (isTold()) process.exit()
+    }
   } catch (error) {
     process.exitCode = tellError(error, debug)
   }
@@ -29,9 +33,14 @@ const linger = 3_000
 /** All is done: what was left open by an error keeps nobody waiting. What is still to be read is waited for. */
 function endSoon(): void {
   setTimeout(() => {
-    if (process.stdout.writableLength + process.stderr.writableLength === 0) process.exit()
+    if (isTold()) process.exit()
     endSoon()
   }, linger).unref()
+}
+
+/** No output is left that a slow reader has not taken. */
+function isTold(): boolean {
+  return process.stdout.writableLength + process.stderr.writableLength === 0
 }
 
 /** Tells the user what was thrown; gives the exit code. */

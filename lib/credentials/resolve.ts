@@ -8,6 +8,16 @@ import type { ResolvedCredential } from '../gate/protocol.js'
 import type { Credential } from '../policy/types.js'
 import { readSource } from './sources.js'
 
+/** Whether reading them could find a key at all: of variables one sees that without looking at the value. */
+export function mayHaveValues(
+  credentials: Iterable<Pick<Credential, 'from'>>,
+  { callerEnv }: Pick<CredentialFacts, 'callerEnv'>,
+): boolean {
+  for (const { from } of credentials)
+    if (from.kind !== 'env' || (callerEnv[from.name] ?? '') !== '') return true
+  return false
+}
+
 export interface CredentialFacts {
   /** The environment of whoever called, before anything was rebuilt. */
   readonly callerEnv: Readonly<Record<string, string | undefined>>

@@ -185,9 +185,9 @@ function readCount(path: string, key: string): number {
 
 /** The kernel lets go of a group a moment after its last process is gone. */
 async function removeSoon(dir: string): Promise<void> {
-  for (let n = 0; n < 300; n++) {
+  for (let n = 0; n < 1000; n++) {
     if (removeQuietly(dir)) return
-    await sleep(10)
+    await sleep(3)
   }
 }
 

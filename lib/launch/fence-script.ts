@@ -24,7 +24,8 @@ sub fence {
     closedir $d;
     for my $n (@open) { if (open my $h, '<&=', $n) { close $h } }
     $0 = $name;
-    waitpid $pid, 0;
+    # Before its own child, one that was started before may have to be let go.
+    while ((my $gone = waitpid -1, 0) != $pid) { last if $gone < 0 }
     exit $? >> 8;
   }
   close $held;

@@ -85,7 +85,7 @@ sub attach {
   my ($tree, $fd, $what) = @_;
   call(429, $tree, "\0", $fd, "\0", 0x44) == 0 or refuse("mount $what: $!");
 }
-my ($staging, $userns, %top, %disk);
+my ($staging, $userns, $mapper, %top, %disk);
 my ($uid_map, $gid_map);
 sub userns {
   return $userns if defined $userns;
@@ -105,7 +105,9 @@ sub userns {
     $ok = 0 unless $ok && syswrite $h, $f->[1];
   }
   open $userns, '<', "/proc/$pid/ns/user" or $ok = 0;
-  close $w2; waitpid $pid, 0;
+  # It ends by itself; the kernel may take milliseconds for it, which nobody waits for here: fence() does.
+  close $w2;
+  $mapper = $pid;
   $ok or refuse("idmap: no user namespace: $!");
   return $userns;
 }
@@ -212,6 +214,7 @@ while (defined(my $op = shift @ARGV)) {
 }
 fcntl $status, 2, 0;
 fence('agentjail-launch', defined $staging) if $fenced;
+waitpid $mapper, 0 if $mapper && !$fenced;
 exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
 `
 

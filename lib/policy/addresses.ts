@@ -234,21 +234,32 @@ const classes: readonly (readonly [AddressClass, ...string[]])[] = [
   ['reserved', '::/0'],
 ]
 
-const compiledClasses = classes.flatMap(([name, ...texts]) =>
-  texts.map((text) => {
-    const cidr = parseCidr(text)
-    const network = isProblem(cidr) ? undefined : parseAddress(cidr.address)
-    if (isProblem(cidr) || !network) throw new TypeError(`bad CIDR in the table: ${text}`)
-    return { name, network, prefix: cidr.prefix }
-  }),
-)
+interface CompiledClass {
+  readonly name: AddressClass
+  readonly network: NonNullable<ReturnType<typeof parseAddress>>
+  readonly prefix: number
+}
+
+/** When first asked for: most starts need none of it. */
+let compiled: readonly CompiledClass[] | undefined
+
+function compileClasses(): readonly CompiledClass[] {
+  return classes.flatMap(([name, ...texts]) =>
+    texts.map((text) => {
+      const cidr = parseCidr(text)
+      const network = isProblem(cidr) ? undefined : parseAddress(cidr.address)
+      if (isProblem(cidr) || !network) throw new TypeError(`bad CIDR in the table: ${text}`)
+      return { name, network, prefix: cidr.prefix }
+    }),
+  )
+}
 
 export function classifyAddress(address: string): AddressClass {
   const bytes = parseAddress(address)
   if (!bytes) return 'invalid'
   if (isMapped(bytes)) return 'translated'
+  compiled ??= compileClasses()
   return (
-    compiledClasses.find(({ network, prefix }) => hasPrefix(bytes, network, prefix))?.name ??
-    'invalid'
+    compiled.find(({ network, prefix }) => hasPrefix(bytes, network, prefix))?.name ?? 'invalid'
   )
 }

@@ -4,8 +4,8 @@
  * Invariant: best effort and bounded. A denial waits for it a moment at most, no verdict depends on it, and what a jail does
  * costs the warden at most `lookupsPerSecond` looks at `maxLinks` descriptors.
  */
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
+// `promises` is a large part of Node, which it loads when first asked for it.
+import { promises, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { TokenBucket } from '../gate/rate.js'
 
 /** As the gate tells them; its own count is not believed. */
@@ -96,7 +96,9 @@ export class Callers {
  * its table, some 10 ms, which the warden must not stand still for.
  */
 async function readTable(path: string): Promise<string> {
-  return path.includes('/udp') ? readText(path) : await readFile(path, 'utf8').catch(() => '')
+  return path.includes('/udp')
+    ? readText(path)
+    : await promises.readFile(path, 'utf8').catch(() => '')
 }
 
 function isPort(port: unknown): port is number {

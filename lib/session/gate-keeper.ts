@@ -54,6 +54,7 @@ export class GateKeeper {
   #ending = false
   /** What makes the CA again that the command trusts; only ever given to a gate of this jail. */
   #keptCa: string | undefined
+  #end: Promise<void> | undefined
   /** Why it ended before anybody was there to be told. */
   #ended: string | undefined
 
@@ -170,8 +171,13 @@ export class GateKeeper {
   }
 
   /** Asked first, so that its last decisions arrive. Idempotent. */
-  async end(): Promise<void> {
+  end(): Promise<void> {
     this.#ending = true
+    this.#end ??= this.#endOnce()
+    return this.#end
+  }
+
+  async #endOnce(): Promise<void> {
     const gate = this.#gate
     if (gate === undefined) return
     const late = setTimeout(() => {

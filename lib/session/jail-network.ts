@@ -40,8 +40,8 @@ export interface JailNetworkOptions {
 
 /** A gate that starts. */
 export interface StartingGate {
-  /** Its sockets listen, and the jail's packets are led to them. */
-  readonly connected: Promise<void>
+  /** Opens it, if it is not open: its sockets listen, and the jail's packets are led to them, when it resolves. */
+  connect(): Promise<void>
   /** PEM of its CA, where the policy wants one. */
   readonly ca: string | undefined
   /**
@@ -58,6 +58,7 @@ export class JailNetwork {
   /** What the gate enforces. */
   #policy: GatePolicy
   #keeper: GateKeeper | undefined
+  #starting: NodeJS.Timeout | undefined
   #pins = 0
 
   private constructor(options: JailNetworkOptions, plan: Plan, hold: NetworkHold) {
@@ -80,8 +81,8 @@ export class JailNetwork {
       }
       try {
         await withLock(lockPlace(context), async () => {
-          await hold.close()
-          await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
+          const isGone = await hold.close().catch(() => false)
+          if (!isGone) await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
           if (network.groups !== undefined) await removeCgroups(jail)
         })
       } finally {
@@ -106,17 +107,20 @@ export class JailNetwork {
   }
 
   /**
-   * Resolves as soon as the command may be launched towards it: the command itself must wait for `connected`.
+   * Resolves as soon as the command may be launched towards it: the command itself must wait for `connect`.
    * With a CA only once the gate is ready, since the command must trust it from its start.
    */
   async startGate(user: { readonly uid: number; readonly gid: number }): Promise<StartingGate> {
     const keeper = this.#keep(user)
-    const connected = keeper.open().then((ports) => this.#connect(ports))
-    connected.catch(() => undefined)
+    let connected: Promise<void> | undefined
+    const connect = (): Promise<void> => {
+      connected ??= keeper.open().then((ports) => this.#connect(ports))
+      return connected
+    }
     const hasCa = wantsCa(this.#policy)
     let ca: string | undefined
     if (hasCa) {
-      await connected
+      await connect()
       ca = await keeper.start()
     }
     const start = (): void => {
@@ -125,18 +129,20 @@ export class JailNetwork {
       })
     }
     return {
-      connected,
+      connect,
       ca,
       guard: () => {
         keeper.guard()
         if (hasCa) return
-        const timer = setTimeout(start, startDelay)
-        this.#options.undo.push('not start the gate', 'nothing', () => {
-          clearTimeout(timer)
-          return Promise.resolve()
-        })
+        this.#starting = setTimeout(start, startDelay)
       },
     }
+  }
+
+  /** The command has ended. Idempotent: the undo does it in any case. */
+  async endGate(): Promise<void> {
+    clearTimeout(this.#starting)
+    await this.#keeper?.end()
   }
 
   /** In `uid` isolation the command's own sockets are on the host's loopback already. */
@@ -235,7 +241,7 @@ export class JailNetwork {
       },
     })
     this.#keeper = keeper
-    undo.push('end the gate', 'nothing', () => keeper.end())
+    undo.push('end the gate', 'nothing', () => this.endGate())
     return keeper
   }
 

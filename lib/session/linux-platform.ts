@@ -4,6 +4,7 @@
 import { findAccount, listAccounts, removeAccount } from '../account/linux.js'
 import { isTerminalBusy } from '../audit/terminal.js'
 import { JailError } from '../errors.js'
+import { findTools } from '../system/tools.js'
 import { caDir } from '../launch/launch-tools.js'
 import type { LinuxContext } from './context.js'
 import { controlPath } from './control.js'
@@ -14,7 +15,6 @@ import { Warden } from './warden.js'
 export function linuxPlatform(context: () => LinuxContext): Platform {
   return {
     forbidCoreDumps: async () => {
-      const { findTools } = await import('../system/tools.js')
       const prlimit = findTools(['prlimit']).get('prlimit')
       // 1, not 0: the kernel hands a dump to a collector (core_pattern with a pipe) whatever the limit, but for this one.
       for (const limit of ['1:1', '0:0']) {

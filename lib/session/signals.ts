@@ -73,7 +73,7 @@ export function relaySignals(): SignalRelay {
   }
 }
 
-/** Ends this process as the command ended: same code, or same signal. */
+/** Ends this process as the command ended: the same signal at once, the same code when it exits. */
 export function endLike(ending: Ending): void {
   if ('code' in ending) {
     process.exitCode = ending.code

@@ -142,15 +142,21 @@ export class Warden {
   }
 
   async #claim(): Promise<void> {
-    const { system, registry, config } = this.#context
+    const { system, registry } = this.#context
     const { jail } = this.#plan
     this.#entry = await claimName(system, registry, this.#plan)
     this.#undo.push('leave the registry', 'entry', () => registry.remove(jail))
-    const control = await serveControl(controlPath(config.stateDir, jail), (request) =>
-      this.#answers.answer(request),
-    )
-    this.#control = control
-    this.#undo.push('close the control socket', 'nothing', () => control.close())
+  }
+
+  /** While the launch is under way, which it does not hold up. */
+  async #serve(): Promise<void> {
+    const path = controlPath(this.#context.config.stateDir, this.#plan.jail)
+    const serving = serveControl(path, (request) => this.#answers.answer(request))
+    // At once: what failed meanwhile may be undoing already.
+    this.#undo.push('close the control socket', 'nothing', async () => {
+      await (await serving.catch(() => undefined))?.close()
+    })
+    this.#control = await serving
   }
 
   async #prepare(): Promise<void> {
@@ -192,7 +198,7 @@ export class Warden {
     })
     // In a turn of its own: the first step of the launch, which takes longest, is spawned before.
     const held = Promise.resolve().then(() =>
-      Promise.all([this.#deny(), hold.installed, gate.connected]),
+      Promise.all([gate.connect(), this.#deny(), hold.installed, this.#serve()]),
     )
     // The launch may fail, or be slow, before it asks.
     held.catch(() => undefined)
@@ -231,8 +237,9 @@ export class Warden {
       this.#command.beginEnd()
       clearInterval(denials)
       clearTimeout(time)
+      const gateEnd = network.endGate()
       await watched.stop()
-      await this.#ledger.read(hold, true)
+      await Promise.all([gateEnd, this.#ledger.read(hold, true)])
       for (const limit of await running.limitsHit()) this.#events.onNotice(limit)
     }
   }

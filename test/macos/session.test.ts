@@ -354,7 +354,7 @@ t.test('rules before process, process before rules', async (t) => {
       }
       hold.close = async () => {
         order.push(`rules out with ${String(mac.state.processes.length)} processes`)
-        await close()
+        return await close()
       }
       return hold
     },

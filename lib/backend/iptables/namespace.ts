@@ -129,9 +129,9 @@ class NamespaceHold implements NetworkHold {
     if (!(await this.intact())) await this.load(this.#plan)
   }
 
-  close(): Promise<void> {
+  close(): Promise<boolean> {
     this.#holder.kill()
-    return Promise.resolve()
+    return Promise.resolve(true)
   }
 
   async #findProblem(): Promise<string | undefined> {

@@ -258,8 +258,9 @@ export class UidHold implements NetworkHold {
     })
   }
 
-  async close(): Promise<void> {
+  async close(): Promise<boolean> {
     await removeJail(this.#system, this.#tool, this.#guard, this.#plan.uid, this.#plan.range)
+    return false
   }
 
   #findProblem(listings: Listings): string | undefined {

@@ -93,7 +93,7 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     open: (plan) =>
       plan.isolation === 'namespace'
         ? Promise.resolve(openNamespace(system, tools, plan))
-        : Promise.resolve(openUid(system, { nft: tools.nft, perl: tools.perl, guard, list }, plan)),
+        : Promise.resolve(openUid(system, { nft: tools.nft, perl: tools.perl, guard }, plan)),
     collect: async ({ name, uid, isolation }) => {
       if (isolation === 'namespace') return
       // Names alone first: with many jails the table itself is long.

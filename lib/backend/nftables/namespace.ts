@@ -95,8 +95,8 @@ class NamespaceHold implements NetworkHold {
     if (!(await this.intact())) await this.update(this.#plan)
   }
 
-  async close(): Promise<void> {
+  close(): Promise<boolean> {
     this.#nft.kill()
-    return Promise.resolve()
+    return Promise.resolve(true)
   }
 }

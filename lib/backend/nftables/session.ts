@@ -24,7 +24,12 @@ export interface NftSession {
 
 /** Starts nft; `prefix` may place it in a namespace (`unshare --net --`). */
 export function openNft(system: System, argv: Argv): NftSession {
-  return new PipedNft(system.open(argv))
+  try {
+    return new PipedNft(system.open(argv))
+  } catch (error) {
+    if (error instanceof JailError) throw error
+    throw new JailError('BACKEND', `cannot start nft: ${errorMessage(error)}`, { cause: error })
+  }
 }
 
 class PipedNft implements NftSession {

@@ -5,7 +5,7 @@
 import type { Decision } from '../../audit/record.js'
 import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
-import { ensureGuard, isGuardUp } from '../guard.js'
+import { endGuard, ensureGuard, isGuardUp } from '../guard.js'
 import type { GuardPlace } from '../guard.js'
 import type { GatePort, NetworkHold, NetworkPlan, Pin, RuleMonitor, UidRange } from '../types.js'
 import type { Element, Table } from './ast.js'
@@ -14,7 +14,7 @@ import { ensureGroup, nftGuard } from './guard.js'
 import type { ListTable } from './guard.js'
 import { openMonitor } from './monitor.js'
 import { printElement, printTable } from './print.js'
-import { findDifference, hasElement } from './readback.js'
+import { bodyOf, findDifference, hasElement, listedItems } from './readback.js'
 import { jailMaps, removalFrom, removalOf } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
@@ -30,8 +30,6 @@ export interface UidPlace {
   readonly nft: string
   readonly perl: string
   readonly guard: GuardPlace
-  /** By an nft of its own: a session takes longest to say that something is not there. */
-  readonly list: ListTable
 }
 
 /** Changes nothing yet: guard, base table and the jail's own part go in together, with `connectGate`. */
@@ -65,12 +63,11 @@ class UidHold implements NetworkHold {
   }
 
   async connectGate(ports: readonly GatePort[]): Promise<void> {
-    const { nft, guard, list } = this.#place
-    const isFirst = !(await this.#isGuarded(list))
+    const isFirst = !(await this.#isGuarded(this.#seek))
     // With namespaces alone the machine has the lesser form.
-    if (!(await this.#isStaticallyDenied())) await restoreStatic(this.#nft, this.#plan.range)
-    await ensureGroup(this.#system, this.#plan)
-    await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
+    if (!(await this.#isStaticallyDenied(this.#seek)))
+      await restoreStatic(this.#nft, this.#plan.range)
+    await this.#ensureGuard()
     await this.#put(this.#plan, ports, [], isFirst)
   }
 
@@ -116,11 +113,11 @@ class UidHold implements NetworkHold {
   /** The whole table anew where it is not whole: other jails' parts are put back by their own watches. */
   async #replace(commands: readonly string[]): Promise<unknown> {
     const base = uidBase(this.#plan.range, this.#plan.groups)
-    const found = await this.#nft.change([`add table ${table}`], listTable)
+    const found = await this.#seek(tableName.uid)
     const first =
-      findDifference(base, found, 'part') === undefined
+      found !== undefined && findDifference(base, found, 'part') === undefined
         ? removalOf(this.#plan.jail, this.#plan.uid, found)
-        : [`delete table ${table}`, ...printTable(base)]
+        : [`add table ${table}`, `delete table ${table}`, ...printTable(base)]
     return await this.#nft.change([...first, ...commands], listTable)
   }
 
@@ -247,17 +244,25 @@ class UidHold implements NetworkHold {
 
   /** By the static deny and the guard. */
   async #isDenied(): Promise<boolean> {
-    return (await this.#isStaticallyDenied()) && (await this.#isGuarded(this.#list))
+    return (await this.#isStaticallyDenied(this.#list)) && (await this.#isGuarded(this.#list))
   }
 
-  async #isStaticallyDenied(): Promise<boolean> {
-    const listing = await this.#list(tableName.static)
+  async #isStaticallyDenied(list: ListTable): Promise<boolean> {
+    const listing = await list(tableName.static)
     return findStaticProblem(this.#plan.range, listing, 'flows') === undefined
   }
 
   #isGuarded(list: ListTable): Promise<boolean> {
     const { guard, nft } = this.#place
-    return isGuardUp(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list, 'held'))
+    const maker = nftGuard(this.#system, nft, this.#plan, list, 'held')
+    return isGuardUp(this.#system, guard, maker)
+  }
+
+  async #ensureGuard(): Promise<void> {
+    const { guard, nft } = this.#place
+    await ensureGroup(this.#system, this.#plan)
+    const maker = nftGuard(this.#system, nft, this.#plan, this.#seek)
+    await ensureGuard(this.#system, guard, maker)
   }
 
   monitor(onChange: () => void, onEnd: () => void): RuleMonitor {
@@ -278,9 +283,7 @@ class UidHold implements NetworkHold {
   async restore(): Promise<void> {
     if (this.#nft.hasEnded()) this.#nft = openNft(this.#system, [this.#place.nft, '-j', '-i'])
     await restoreStatic(this.#nft, this.#plan.range)
-    const { nft, guard, list } = this.#place
-    await ensureGroup(this.#system, this.#plan)
-    await ensureGuard(this.#system, guard, nftGuard(this.#system, nft, this.#plan, list))
+    await this.#ensureGuard()
     await this.#change(this.#plan, this.#gate, true)
   }
 
@@ -288,14 +291,47 @@ class UidHold implements NetworkHold {
     this.#nft.kill()
   }
 
-  async close(): Promise<void> {
+  async close(): Promise<boolean> {
     try {
-      if (this.#nft.hasEnded() || (await this.#removeOwn())) return
+      if (this.#nft.hasEnded()) return false
+      if (await this.#isAlone()) return await this.#removeAll()
+      if (await this.#removeOwn()) return true
       const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
       if (stale.length > 0) await this.#nft.change(stale, listTable)
+      return false
     } finally {
       this.release()
     }
+  }
+
+  /** No other jail, dead or alive, has a part in the shared table. */
+  async #isAlone(): Promise<boolean> {
+    const own = Object.values(jailNames(this.#plan.jail))
+    return (await this.#chains(tableName.uid)).every(
+      (name) => !name.startsWith(jailNames('').chain) || own.includes(name),
+    )
+  }
+
+  /** Names of a table's chains; none: there is no such table. By name alone: with many jails the table itself is long. */
+  async #chains(name: string): Promise<string[]> {
+    const listed = listedItems(await this.#nft.list('list chains inet')) ?? []
+    return listed.flatMap((item) => {
+      const { table: of, name: chain } = bodyOf(item)
+      return 'chain' in item && of === name && typeof chain === 'string' ? [chain] : []
+    })
+  }
+
+  /** With the last jail, all that is only there for jails; the kernel takes both away at the same time. */
+  async #removeAll(): Promise<boolean> {
+    const gone = this.#nft.change(
+      [`add table ${table}`, `delete table ${table}`],
+      'list chains inet',
+    )
+    const ended = endGuard(this.#system, this.#place.guard, {
+      look: async () => ((await this.#chains(tableName.guard)).length > 0 ? 'other' : 'absent'),
+    })
+    await Promise.all([gone, ended])
+    return (await this.#chains(tableName.uid)).length === 0
   }
 
   /** False: it is not there as it went in. */
@@ -313,16 +349,32 @@ class UidHold implements NetworkHold {
     return (await this.#list(tableName.uid)) ?? { nftables: [] }
   }
 
+  /**
+   * A table that has an owner is listed by its chain: what nft 1.0.6 prints of such a table's flags may be anything, no
+   * JSON among it.
+   */
   readonly #list = async (name: string): Promise<unknown> => {
+    const chain = ownedChains.get(name)
     try {
-      return await this.#nft.list(`list table inet ${name}`)
+      if (chain === undefined) return await this.#nft.list(`list table inet ${name}`)
+      const items = listedItems(await this.#nft.list(`list chain inet ${name} ${chain}`)) ?? []
+      return { nftables: [{ table: { family: 'inet', name } }, ...items] }
     } catch (error) {
       // A table that is gone is an error to nft, and the very thing asked about.
       if (error instanceof JailError && error.message.includes('No such file')) return undefined
       throw error
     }
   }
+
+  /** As `#list`, where it may well not be there: a session takes long to say so. */
+  readonly #seek = async (name: string): Promise<unknown> =>
+    (await this.#chains(name)).length === 0 ? undefined : await this.#list(name)
 }
+
+const ownedChains: ReadonlyMap<string, string> = new Map([
+  [tableName.guard, 'output'],
+  [tableName.inward, 'input'],
+])
 
 async function restoreStatic(nft: NftSession, range: UidRange): Promise<void> {
   const listing = await nft.change(

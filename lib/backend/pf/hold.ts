@@ -111,12 +111,13 @@ export class PfHold implements NetworkHold {
     for (const { grant } of this.#plan.pinned) await this.#fill(grant)
   }
 
-  async close(): Promise<void> {
+  async close(): Promise<boolean> {
     this.#log?.end()
     const addresses = [...this.#pins.values()].flatMap((known) => [...known.keys()])
     this.#pins = new Map()
     await this.#anchor.change('closing', (store) => without(store, this.#plan.jail))
     await this.#killStates(addresses)
+    return false
   }
 
   /** The store with this jail as it is to be now. */

@@ -179,9 +179,10 @@ async function findCredentials(
   caller: { uid: number; gid: number },
 ): Promise<FoundCredentials> {
   if (policy.credentials.size === 0) return { policy, resolved: [], env: new Map() }
+  const { mayHaveValues, resolveCredentials } = await import('../../credentials/resolve.js')
   // Before the first key is read.
-  await platform.forbidCoreDumps()
-  const { resolveCredentials } = await import('../../credentials/resolve.js')
+  if (mayHaveValues(policy.credentials.values(), { callerEnv: process.env }))
+    await platform.forbidCoreDumps()
   const { credentialEnvironment } = await import('../../credentials/environment.js')
   const facts = {
     callerEnv: process.env,
