@@ -103,13 +103,25 @@ function least(all: readonly Limits[]): Limits {
 
 /** The same grant from two bases counts once; the first origin is kept. */
 function uniqueGrants(grants: readonly LayerGrant[]): readonly LayerGrant[] {
-  const seen = new Map<string, LayerGrant>()
-  for (const grant of grants) {
-    const meaning = omit(grant, 'origin', 'credentialOrigin', 'reason')
-    const key = JSON.stringify(Object.entries(meaning).sort(([a], [b]) => (a < b ? -1 : 1)))
-    if (!seen.has(key)) seen.set(key, grant)
-  }
-  return [...seen.values()]
+  // By host first: most have one grant, and nothing to compare it with.
+  const seen = new Map<string, LayerGrant[]>()
+  return grants.filter((grant) => {
+    const host = formatHost(grant.host)
+    const others = seen.get(host)
+    if (others === undefined) {
+      seen.set(host, [grant])
+      return true
+    }
+    const meaning = meaningOf(grant)
+    if (others.some((other) => meaningOf(other) === meaning)) return false
+    others.push(grant)
+    return true
+  })
+}
+
+function meaningOf(grant: LayerGrant): string {
+  const meaning = omit(grant, 'origin', 'credentialOrigin', 'reason')
+  return JSON.stringify(Object.entries(meaning).sort(([a], [b]) => (a < b ? -1 : 1)))
 }
 
 function checkCredentials(

@@ -53,6 +53,8 @@ export function parseHostPattern(text: string): HostPattern | Problem {
 
 /** Things that are no host pattern at all: schemes, paths, users, addresses, spaces. */
 function outerProblem(text: string, given: string): Problem | undefined {
+  // Nearly every one: none of what follows can be in it, or be made of it.
+  if (/^[a-z0-9.-]*\.[a-z][a-z0-9-]*$/.test(text)) return undefined
   if (text === '') return problem('the host is empty', 'write a name, e.g. api.example.com')
   const scheme = /^[a-z][a-z0-9+.-]*:\/\//i.exec(text)
   if (scheme) {

@@ -219,7 +219,9 @@ const toolGone = async (t: Test, bench: Bench) => {
   jail.kill('SIGTERM')
   const { stderr } = await jail.ended
   t.same(jailed(lab), [], 'no process is left')
-  if (bench.isolation === 'uid') t.match(stderr, /could not remove the rules: .*(nft|iptables).*gc/)
+  // An nft that runs already takes them away without its file.
+  if (bench.isolation === 'uid' && tool.endsWith('nft')) t.equal(stderr, '')
+  else if (bench.isolation === 'uid') t.match(stderr, /could not remove the rules: .*iptables.*gc/)
   await lab.run(['mv', `${tool}.gone`, tool])
   await gc(t, lab, 'tool gone')
   await nothingLeft(t, lab, 'tool gone')

@@ -14,11 +14,14 @@ import {
   parseDocument,
 } from 'yaml'
 import { looksSecret } from '../secrets.js'
+import { putPlainLists, takePlainLists } from './plain-lists.js'
 import { type Field, Reader } from './reader.js'
 
 /** Bytes; the largest bundled policy has a few thousand. */
 export const maxPolicyBytes = 1024 * 1024
 const maxDepth = 16
+
+type ParsedDocument = ReturnType<typeof parseDocument>
 
 /** The root of the document, or only problems in `reader`. */
 export function readDocument(
@@ -46,18 +49,7 @@ export function readDocument(
 function parseText(text: string, reader: Reader, lines: LineCounter): Node | null | undefined {
   const nul = text.indexOf('\0')
   try {
-    const document = parseDocument(text, {
-      lineCounter: lines,
-      prettyErrors: false,
-      // Told by the reader, with the line of the first one.
-      uniqueKeys: false,
-      keepSourceTokens: false,
-      merge: false,
-      version: '1.2',
-      schema: 'core',
-      // With `silent` a second document would be dropped without an error.
-      logLevel: 'error',
-    })
+    const document = parseYaml(text, lines)
     if (nul >= 0) {
       reader.fail(reader.originAt(nul), 'a NUL character', 'save the file as plain UTF-8 text')
       return undefined
@@ -78,6 +70,31 @@ function parseText(text: string, reader: Reader, lines: LineCounter): Node | nul
     reader.fail(reader.originAt(0), 'nested too deep', `at most ${String(maxDepth)} levels`)
     return undefined
   }
+}
+
+function parseYaml(text: string, lines: LineCounter): ParsedDocument {
+  const plain = takePlainLists(text)
+  if (plain !== undefined) {
+    const document = parseWhole(plain.text, lines)
+    if (putPlainLists(document, plain)) return document
+    lines.lineStarts.length = 0
+  }
+  return parseWhole(text, lines)
+}
+
+function parseWhole(text: string, lines: LineCounter): ParsedDocument {
+  return parseDocument(text, {
+    lineCounter: lines,
+    prettyErrors: false,
+    // Told by the reader, with the line of the first one.
+    uniqueKeys: false,
+    keepSourceTokens: false,
+    merge: false,
+    version: '1.2',
+    schema: 'core',
+    // With `silent` a second document would be dropped without an error.
+    logLevel: 'error',
+  })
 }
 
 function syntaxText(code: string, message: string): string {
