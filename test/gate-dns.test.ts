@@ -5,6 +5,7 @@ import dgram from 'node:dgram'
 import net from 'node:net'
 import packet, { type Packet } from 'dns-packet'
 import t from 'tap'
+import type { DnsFilter } from '../lib/gate/dns/filter.js'
 import { serveDnsTcp, serveDnsUdp } from '../lib/gate/dns/serve.js'
 import {
   a,
@@ -645,4 +646,32 @@ t.test('reload and report mode', async (t) => {
     ['api.example.com'],
     'SRV: granted targets only',
   )
+})
+
+t.test('a client that reads no answer over TCP is not answered without end', async (t) => {
+  let answered = 0
+  const filter = { answer: () => (answered++, Buffer.alloc(100)) } as unknown as DnsFilter
+  const server = net.createServer()
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const served = serveDnsTcp(server, filter)
+  const client = net.connect((server.address() as net.AddressInfo).port, '127.0.0.1')
+  client.on('error', () => undefined)
+  const asked = Buffer.concat([Buffer.from([0, 100]), Buffer.alloc(100)])
+  const queries = Buffer.concat(Array.from({ length: 1000 }, () => asked))
+  // 60 MB of them, of which the kernel's buffers hold some.
+  const all = 600
+  for (let n = 0; n < all; n++) client.write(queries)
+  let before = -1
+  while (before !== answered || answered === 0) {
+    before = answered
+    await new Promise((resolve) => setTimeout(resolve, 1_000))
+  }
+  t.ok(answered < (all * 1000) / 2, `answered: ${String(answered)}`)
+  let bytes = 0
+  client.on('data', (data: Buffer) => (bytes += data.length))
+  while (bytes < all * asked.length * 1000)
+    await new Promise((resolve) => client.once('data', resolve))
+  t.equal(answered, all * 1000, 'once it reads, all are')
+  client.destroy()
+  served.close()
 })

@@ -1,6 +1,6 @@
 /**
  * Serves the DNS filter on inherited sockets, over UDP and TCP (RFC 7766).
- * Invariant: a client can hold only a bounded number of connections and unanswered queries.
+ * Invariant: a client can hold only a bounded number of connections, unanswered queries and unread answers.
  */
 import type dgram from 'node:dgram'
 import type net from 'node:net'
@@ -78,8 +78,14 @@ function serveClient(socket: net.Socket, filter: DnsFilter): void {
     length.writeUInt16BE(answer.length)
     socket.write(Buffer.concat([length, answer]))
   }
+  // A client that does not read its answers is not read either.
+  const isFull = (): boolean => pending >= maxPendingTcp || socket.writableNeedDrain
+  const goOn = (): void => {
+    readMore()
+    if (!isFull()) socket.resume()
+  }
   const readMore = (): void => {
-    while (pending < maxPendingTcp && received.length >= 2) {
+    while (!isFull() && received.length >= 2) {
       const end = 2 + received.readUInt16BE(0)
       if (received.length < end) break
       const message = Buffer.from(received.subarray(2, end))
@@ -97,12 +103,12 @@ function serveClient(socket: net.Socket, filter: DnsFilter): void {
       void answer.then((late) => {
         pending--
         send(late)
-        readMore()
-        socket.resume()
+        goOn()
       })
     }
-    if (pending >= maxPendingTcp) socket.pause()
+    if (isFull()) socket.pause()
   }
+  socket.on('drain', goOn)
   socket.on('data', (chunk: Buffer) => {
     received = received.length === 0 ? chunk : Buffer.concat([received, chunk])
     readMore()
