@@ -24,7 +24,7 @@ export interface Purpose {
 export interface Connection extends Purpose {
   up: number
   down: number
-  readonly cut: () => void
+  readonly cut: (reason?: ReasonCode) => void
   ended: boolean
 }
 
@@ -46,7 +46,7 @@ export class Connections {
   }
 
   /** The budget must have been opened; `end` closes it. `announce` reports the opening. */
-  add(purpose: Purpose, cut: () => void, announce = true): Connection {
+  add(purpose: Purpose, cut: Connection['cut'], announce = true): Connection {
     const connection: Connection = { ...purpose, up: 0, down: 0, cut, ended: false }
     this.#live.add(connection)
     if (announce) void this.#decisions.report(allowed(connection))
@@ -128,7 +128,7 @@ export class Connections {
 
   #cut(connection: Connection, reason: ReasonCode): void {
     this.end(connection, reason)
-    connection.cut()
+    connection.cut(reason)
   }
 }
 

@@ -12,6 +12,7 @@ import type { Grant } from '../policy/types.js'
 import type { AnyGrant, Budgets } from './budgets.js'
 import { type Connections, type Purpose, reset } from './connections.js'
 import type { Decisions } from './decisions.js'
+import { cutEvent } from './cut-event.js'
 import { dialAddresses, type Dialled } from './dial.js'
 import { Lane } from './lane.js'
 import type { Names } from './names.js'
@@ -174,8 +175,8 @@ export class Relay {
         proto: 'tcp',
         grant,
       },
-      () => {
-        reset(upstream)
+      (reason) => {
+        if (!upstream.emit(cutEvent, reason)) reset(upstream)
       },
       false,
     )

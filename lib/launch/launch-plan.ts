@@ -72,7 +72,7 @@ export function planLaunch(input: PlanInput): LaunchPlan {
   ]
   const inputs = new Map<number, Buffer>([[fds.spec, specBytes(spec)]])
   if (input.filter !== undefined) inputs.set(fds.filter, input.filter)
-  mounts?.files.forEach(({ text }, n) => inputs.set(fds.firstFile + n, Buffer.from(text)))
+  mounts?.files.forEach(({ data }, n) => inputs.set(fds.firstFile + n, Buffer.from(data)))
   if (mounts !== undefined) inputs.set(fds.args, nulEnded(bubblewrapOptions(mounts, out)))
   return {
     program: tools.perl,

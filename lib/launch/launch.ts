@@ -13,7 +13,7 @@ import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
 import { fullLines, rlimits } from './limits.js'
 import { probeMounts, sharedTrees, type MountFacts } from './mount-facts.js'
-import { caVariables, planMounts } from './mount-plan.js'
+import { caVariables, planMounts, type Trust } from './mount-plan.js'
 import { compileSeccomp } from './seccomp.js'
 import { Supervised } from './supervised.js'
 import { parseMachine } from './syscall-numbers.js'
@@ -67,6 +67,15 @@ function realDirectory(path: string): string {
   }
 }
 
+async function trustOf(spec: LaunchSpec, facts: MountFacts): Promise<Trust | undefined> {
+  const { extraCa } = spec
+  if (extraCa === undefined) return undefined
+  const merged = `${facts.caText || (await builtInRoots())}\n${extraCa}\n`
+  if (facts.javaStores.length === 0) return { own: extraCa, merged }
+  const { javaTrust } = await import('./java-trust.js')
+  return { own: extraCa, merged, java: javaTrust(merged) }
+}
+
 /** How the outer step begins its message where the kernel has no idmapped mount for a tree. */
 const idmapRefused = 'the launch failed: idmap'
 
@@ -115,7 +124,7 @@ async function launchOnce(
         : {
             mounts: planMounts(spec, facts, tools.stagingDir, {
               idmap: share === 'idmap',
-              roots: spec.extraCa === undefined ? '' : await builtInRoots(),
+              trust: await trustOf(spec, facts),
             }),
           }),
       ...(out.has('seccomp')

@@ -48,12 +48,16 @@ export interface MountFacts {
   readonly hosts?: string
   readonly nsswitch?: string
   readonly caBundles: readonly string[]
+  /** The system's roots as Java reads them, where they are replaced. */
+  readonly javaStores: readonly string[]
   /** Text of the system's CA bundle; empty: none. */
   readonly caText: string
   /** For the user: what is not as they might expect. */
   readonly notes: readonly string[]
 }
 
+/** Debian and Ubuntu; Fedora and its kin. The JDKs there link to it. */
+const javaPaths = ['/etc/ssl/certs/java/cacerts', '/etc/pki/java/cacerts']
 const shownPaths = ['/var/lib/dpkg', '/var/lib/ca-certificates', '/var/cache/fontconfig']
 
 /** @throws JailError LAUNCH where a path of the policy cannot be shown. */
@@ -69,6 +73,10 @@ export function probeMounts(spec: LaunchSpec): MountFacts {
     spec.extraCa === undefined
       ? []
       : [...new Set(caPaths.flatMap((path) => inRoot(root, path) ?? []))]
+  const javaStores =
+    spec.extraCa === undefined
+      ? []
+      : [...new Set(javaPaths.flatMap((path) => inRoot(root, path) ?? []))]
   const first = caBundles[0]
   const own = root === '' ? ['/etc/agentjail'] : []
   return {
@@ -87,6 +95,7 @@ export function probeMounts(spec: LaunchSpec): MountFacts {
     ...optional('nsswitch', inRoot(root, '/etc/nsswitch.conf')),
     ...(root === '' ? {} : { accounts: accountsOf(root) }),
     caBundles,
+    javaStores,
     caText: first === undefined ? '' : readFileSync(root + first, 'utf8'),
     notes,
   }

@@ -10,7 +10,7 @@ import type { LaunchSpec } from './types.js'
 /** A file that bwrap makes from a descriptor. */
 export interface DataFile {
   readonly path: string
-  readonly text: string
+  readonly data: string | Buffer
 }
 
 export interface MountPlan {
@@ -21,6 +21,16 @@ export interface MountPlan {
   readonly files: readonly DataFile[]
   /** After the files: what is sealed. */
   readonly seal: readonly string[]
+}
+
+/** What a command trusts where a CA of the jail's own is one of its roots. */
+export interface Trust {
+  /** PEM of that CA. */
+  readonly own: string
+  /** PEM of the system's roots and that one. */
+  readonly merged: string
+  /** The same for Java, where the system has a store of it. */
+  readonly java?: Buffer
 }
 
 /** Where the two CA files lie inside. */
@@ -52,7 +62,7 @@ export function planMounts(
   spec: LaunchSpec,
   facts: MountFacts,
   staging: string,
-  options: { readonly idmap: boolean; readonly roots: string },
+  options: { readonly idmap: boolean; readonly trust: Trust | undefined },
 ): MountPlan {
   const tmp = String(spec.limits.tmp ?? defaultTmp)
   const scratch = (path: string, size = tmp): string[] => [
@@ -88,7 +98,7 @@ export function planMounts(
       ),
     ],
     bwrap,
-    files: files(spec, facts, options.roots),
+    files: files(spec, facts, options.trust),
     seal: ['--remount-ro', '/', '--chdir', '/'],
   }
 }
@@ -155,10 +165,10 @@ function stageTree(
   ]
 }
 
-function files(spec: LaunchSpec, facts: MountFacts, roots: string): DataFile[] {
+function files(spec: LaunchSpec, facts: MountFacts, trust: Trust | undefined): DataFile[] {
   const list: DataFile[] = []
-  const add = (path: string | undefined, text: string): void => {
-    if (path !== undefined) list.push({ path, text })
+  const add = (path: string | undefined, data: string | Buffer): void => {
+    if (path !== undefined) list.push({ path, data })
   }
   add(facts.resolvConf, spec.resolvConf)
   add(facts.hosts, spec.hosts)
@@ -169,11 +179,11 @@ function files(spec: LaunchSpec, facts: MountFacts, roots: string): DataFile[] {
     add('/etc/group', `${group}${name}:x:${String(gid)}:\n`)
   }
   add(facts.nsswitch, nsswitch)
-  if (spec.extraCa !== undefined) {
-    const merged = `${facts.caText || roots}\n${spec.extraCa}\n`
-    add(caPath, spec.extraCa)
-    add(caBundlePath, merged)
-    for (const path of facts.caBundles) add(path, merged)
+  if (trust !== undefined) {
+    add(caPath, trust.own)
+    add(caBundlePath, trust.merged)
+    for (const path of facts.caBundles) add(path, trust.merged)
+    if (trust.java !== undefined) for (const path of facts.javaStores) add(path, trust.java)
   }
   return list
 }

@@ -203,7 +203,13 @@ function namespaceGrants(plan: NetworkPlan): Rule[] {
   }
   const udp: Rule = {
     chain: 'jail',
-    expr: [equal(field('udp', 'dport'), ports(plan.gateUdp)), accept],
+    // Over IPv6 the gate would not see where it was meant to go (the kernel's source for all of it is ::1): refused
+    // here, at once, where the address is known. Look-ups are redirected, and are for the loopback by now.
+    expr: [
+      equal(meta('nfproto'), 'ipv4'),
+      equal(field('udp', 'dport'), ports(plan.gateUdp)),
+      accept,
+    ],
   }
   return [
     ...loopback,

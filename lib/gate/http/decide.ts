@@ -55,7 +55,8 @@ export function judgeAuthority(authority: string, place: Place): Denial | undefi
   }
   const port = named.port ?? (place.isTls ? 443 : 80)
   if (named.name === place.name && port === place.port) return undefined
-  return deny(421, 'host-mismatch', { detail: `Host ${authority.slice(0, 100)}` })
+  const detail = `Host ${authority.slice(0, 100)}`
+  return deny(421, 'host-mismatch', { detail, asked: { name: named.name, port } })
 }
 
 /**

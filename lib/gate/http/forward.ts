@@ -66,8 +66,11 @@ function attempt(
   request.once('upgrade', (response: IncomingMessage, socket, early: Buffer) => {
     joinWebSocket(client, place, link, plan, response, socket, early)
   })
-  request.once('error', (error) => {
-    if (isOver) return
+  // A budget that is crossed resets the connection and destroys the request: Node may tell of both.
+  let hasFailed = false
+  request.on('error', (error) => {
+    if (isOver || hasFailed) return
+    hasFailed = true
     // A kept connection that the host had just closed: what had no body yet is safely sent again.
     const isStale = request.reusedSocket && !client.isBegun() && isReset(error)
     if (mayRetry && isStale && (bytes !== undefined || !client.head.hasBody)) {
@@ -166,7 +169,7 @@ function sendBody(
     spend,
     scanMultipart: plan.scanMultipart,
   })
-  meter.once('error', (error) => {
+  meter.on('error', (error) => {
     // Destroyed before its end is written: the host sees a body cut short, never a whole one.
     client.body.unpipe(meter)
     request.destroy(error)
@@ -176,7 +179,7 @@ function sendBody(
     client.body.unpipe(meter)
     meter.destroy()
   })
-  client.body.once('error', () => request.destroy())
+  client.body.on('error', () => request.destroy())
   client.sendContinue()
   client.body.pipe(meter).pipe(request)
 }

@@ -36,6 +36,8 @@ export interface Denial {
   readonly grant?: Grant
   /** For the log: what was seen. Never a secret. */
   readonly detail?: string
+  /** What the request was for, where that is not the connection's own name: what a policy would have to grant. */
+  readonly asked?: { readonly name: string; readonly port: number }
   /** Ask the client for Basic credentials instead of refusing for good (git asks so first). */
   readonly challenge?: boolean
 }

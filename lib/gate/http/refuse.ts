@@ -26,7 +26,7 @@ export function refuse(client: Client, place: Place | undefined, link: Link, den
     path: link.logPath(client.head.target),
     ...(denial.detail === undefined ? {} : { detail: denial.detail.slice(0, 256) }),
   }
-  const remedy = findRemedy(decision, denial.grant, '')
+  const remedy = findRemedy({ ...decision, ...denial.asked }, denial.grant, '')
   // The question of a challenge is how git logs in, not a refusal.
   const look = denial.challenge === true ? undefined : link.report(decision)
   if (look === undefined) answerDenial(client, place, denial, remedy)

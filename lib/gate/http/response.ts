@@ -40,16 +40,16 @@ export function sendResponse(
   let source: Readable = response
   for (const stage of [decoder, swap && new Scrubber(swap.secret, swap.placeholder)]) {
     if (stage === undefined) continue
-    source.once('error', cut)
+    source.on('error', cut)
     source = source.pipe(stage)
   }
   // A host that breaks off midway must not look like one that was done.
-  response.once('error', cut)
+  response.on('error', cut)
   response.once('close', () => {
     if (!response.complete) cut()
   })
-  source.once('error', cut)
-  out.once('error', () => {
+  source.on('error', cut)
+  out.on('error', () => {
     response.destroy()
   })
   pump(source, out)

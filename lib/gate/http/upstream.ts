@@ -8,6 +8,7 @@ import type { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import type { ReasonCode } from '../../audit/record.js'
 import type { Grant } from '../../policy/types.js'
+import { cutEvent } from '../cut-event.js'
 import type { Place } from './message.js'
 import { highWaterMark } from './pump.js'
 import type { HttpContext } from './types.js'
@@ -81,6 +82,9 @@ async function connect(place: Place, grant: Grant, context: HttpContext): Promis
       ...(context.upstreamCa === undefined ? {} : { secureContext: rootsWith(context.upstreamCa) }),
       ...(session === undefined ? {} : { session }),
     } as tls.ConnectionOptions)
+    socket.on(cutEvent, (reason: ReasonCode = 'grant-withdrawn') => {
+      secure.destroy(new UpstreamError(reason, 'cut'))
+    })
     const timer = setTimeout(() => {
       secure.destroy(new UpstreamError('timeout', `TLS handshake with ${place.name} timed out`))
     }, handshakeMs)

@@ -63,9 +63,9 @@ export function joinWebSocket(
     stream.destroy()
     upstream.destroy()
   }
-  meter.once('error', end)
-  stream.once('error', end)
-  upstream.once('error', end)
+  meter.on('error', end)
+  stream.on('error', end)
+  upstream.on('error', end)
   stream.once('close', () => {
     end()
   })
