@@ -14,6 +14,8 @@ export const launchdDirectory = '/Library/LaunchDaemons'
 const throttle = 10
 /** EX_CONFIG: launchd could not start the program at all. */
 const notStarted = 78
+/** What `print` answers of a job that it does not know. */
+const notFound = 113
 /** Where launchd still tears the old job down, a bootstrap answers 5. */
 const patience = { attempts: 20, pause: 500 }
 
@@ -24,8 +26,7 @@ const pathOf = (name: string): string => `${launchdDirectory}/${serviceLabel(nam
 
 export function launchdServices(system: System, logDir: string): ServiceManager {
   const logOf = (name: string): string => `${logDir}/service-${name}.log`
-  const isLoaded = async (name: string): Promise<boolean> =>
-    (await system.run([launchctl, 'print', `system/${serviceLabel(name)}`])).code === 0
+  const isLoaded = (name: string): Promise<boolean> => isJobLoaded(system, serviceLabel(name))
   const unload = async (name: string): Promise<void> => {
     await system.run([launchctl, 'bootout', `system/${serviceLabel(name)}`], { timeout: 60_000 })
     for (let attempt = 0; await isLoaded(name); attempt++) {
@@ -62,6 +63,15 @@ export function launchdServices(system: System, logDir: string): ServiceManager 
       return `${text.trimEnd().split('\n').slice(-lines).join('\n')}\n`
     },
   }
+}
+
+/** @throws JailError STATE where launchd does not tell. */
+export async function isJobLoaded(system: System, label: string): Promise<boolean> {
+  const { code, stderr } = await system.run([launchctl, 'print', `system/${label}`])
+  if (code === 0) return true
+  if (code === notFound) return false
+  const said = stderr.trim().split('\n')[0] ?? ''
+  throw new JailError('STATE', `launchd does not tell of ${label}: ${said}`, { hint: 'try again' })
 }
 
 /** The job that closes the reserved uids' network at boot: pf is off, and empty, after each restart. */

@@ -8,7 +8,13 @@ import { deleteRecord, listRecords } from '../account/dscl.js'
 import { listMacAccounts, removeMacAccount } from '../account/macos.js'
 import type { Backend } from '../backend/types.js'
 import { errorMessage, JailError } from '../errors.js'
-import { denyLabel, launchdDirectory, launchdServices, serviceLabel } from '../service/launchd.js'
+import {
+  denyLabel,
+  isJobLoaded,
+  launchdDirectory,
+  launchdServices,
+  serviceLabel,
+} from '../service/launchd.js'
 import { parseJailName } from '../plan/names.js'
 import type { System } from '../system/types.js'
 import type { Config } from './config.js'
@@ -59,8 +65,9 @@ export async function uninstallMac(options: MacUninstall): Promise<void> {
       })) && areAccountsGone
   }
   await attempt(`user ${config.gateUser}`, () => removeGateUser(system, config.gateUser))
+  let isNothingOwed = areAccountsGone
   if (areAccountsGone) {
-    await attempt('pf rules', async () => {
+    isNothingOwed = await attempt('pf rules', async () => {
       await backend.uninstall()
       return true
     })
@@ -71,7 +78,7 @@ export async function uninstallMac(options: MacUninstall): Promise<void> {
   await attempt(paths.configDir, () => removeEmptyDir(system, paths.configDir))
   await attempt(`${config.stateDir}-ca`, () => removeTree(system, `${config.stateDir}-ca`))
   // What is needed to take the rules out later stays with them.
-  if (areAccountsGone) await attempt(config.stateDir, () => removeTree(system, config.stateDir))
+  if (isNothingOwed) await attempt(config.stateDir, () => removeTree(system, config.stateDir))
   if (purge) await attempt(config.logDir, () => removeTree(system, config.logDir))
   else if ((await system.lstat(config.logDir)) !== undefined) say(`kept ${config.logDir}`)
   if (failures.length > 0)
@@ -111,8 +118,12 @@ async function serviceNames(system: System): Promise<string[]> {
 
 async function removeDenyJob(system: System): Promise<boolean> {
   const path = `${launchdDirectory}/${denyLabel}.plist`
-  const isLoaded = (await system.run([launchctl, 'print', `system/${denyLabel}`])).code === 0
-  if (isLoaded) await system.run([launchctl, 'bootout', `system/${denyLabel}`])
+  const isLoaded = await isJobLoaded(system, denyLabel)
+  if (isLoaded) {
+    const { code, stderr } = await system.run([launchctl, 'bootout', `system/${denyLabel}`])
+    if (code !== 0 && (await isJobLoaded(system, denyLabel)))
+      throw new JailError('STATE', `launchd does not let go of ${denyLabel}: ${stderr.trim()}`)
+  }
   return (await removeFile(system, path)) || isLoaded
 }
 

@@ -5,7 +5,7 @@
 import { realpathSync } from 'node:fs'
 import type { PfBackend } from '../backend/pf/index.js'
 import { JailError } from '../errors.js'
-import { denyLabel, renderDenyDaemon } from '../service/launchd.js'
+import { denyLabel, isJobLoaded, renderDenyDaemon } from '../service/launchd.js'
 import type { System } from '../system/types.js'
 import type { Config } from './config.js'
 import type { SetupStep } from './setup.js'
@@ -25,8 +25,7 @@ const launchctl = '/bin/launchctl'
 export function macSetupSteps(setup: MacSetup): SetupStep[] {
   const { system, config, backend, lock, node, program } = setup
   const { path, text } = renderDenyDaemon(realpathSync(node), realpathSync(program))
-  const isLoaded = async (): Promise<boolean> =>
-    (await system.run([launchctl, 'print', `system/${denyLabel}`])).code === 0
+  const isLoaded = (): Promise<boolean> => isJobLoaded(system, denyLabel)
   const directories = [config.stateDir, `${config.stateDir}/jails`, config.logDir]
   return [
     {

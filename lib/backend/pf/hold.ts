@@ -70,19 +70,22 @@ export class PfHold implements NetworkHold {
     this.#pins = new Map(
       [...before.pins].filter(([grant]) => changed.every((each) => each.grant !== grant)),
     )
+    let isIn = false
     try {
       // A grant id that now means something else must not inherit the addresses of the old one.
       for (const { grant } of changed)
         await this.#anchor.pfctl.replaceTable(pinTable(plan.uid, grant), [])
       await this.#anchor.change('opening', (store) => this.#with(store))
+      isIn = true
+      await this.#killStates(withdrawn)
     } catch (error) {
       this.#plan = before.plan
       this.#gate = before.gate
       this.#pins = before.pins
+      if (isIn) await this.#anchor.change('opening', (store) => this.#with(store))
       for (const { grant } of changed) await this.#fill(grant).catch(() => undefined)
       throw error
     }
-    await this.#killStates(withdrawn)
   }
 
   async denials(): Promise<readonly Decision[]> {
