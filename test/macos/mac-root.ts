@@ -25,7 +25,8 @@ const real = new Set([
   '/usr/bin/id',
   '/usr/bin/sandbox-exec',
 ])
-const patience = 60_000
+/** Milliseconds: bounds a hang on a busy machine, judges no speed. */
+const patience = 240_000
 
 export interface Ended {
   readonly code: number | null
@@ -36,6 +37,8 @@ export interface Ended {
 
 export class MacRoot {
   readonly state: MacState = freshMac()
+  /** Told after each command that macOS was given. */
+  onCommand: (() => void) | undefined
   readonly #dir: string
   readonly #server: Server
   readonly #holder: ChildProcess
@@ -58,6 +61,7 @@ export class MacRoot {
         const at = asked.indexOf('\0\0')
         const argv = asked.slice(0, at).split('\0')
         const { code, stdout, stderr } = this.#answer(argv, asked.slice(at + 2))
+        this.onCommand?.()
         const text = `${String(code)} ${String(stdout.length)}\n${stdout}${stderr}`
         if (argv[0] !== '/usr/sbin/tcpdump' || code !== 0) socket.end(text)
         else {
@@ -120,6 +124,17 @@ export class MacRoot {
     const hook = this.#traffic ? ['--import', '/srv/repository/dist/test/macos/model/hook.js'] : []
     const node = [process.execPath, '--require', '/srv/darwin.cjs', ...hook]
     return this.start([...node, program, ...args])
+  }
+
+  /** SIGKILL to what was started, which nsenter forked; nothing where it has ended. */
+  killInner(child: ChildProcess): void {
+    const parent = String(child.pid)
+    try {
+      const [pid = ''] = readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8').split(' ')
+      process.kill(pid === '' ? (child.pid ?? 0) : Number(pid), 'SIGKILL')
+    } catch {
+      child.kill('SIGKILL')
+    }
   }
 
   async write(path: string, text: string): Promise<void> {
@@ -197,7 +212,7 @@ export async function ended(child: ChildProcess): Promise<Ended> {
   return { code, signal, stdout, stderr }
 }
 
-/** Resolves when `isTrue` does; throws after a minute. */
+/** Resolves when `isTrue` does; throws after minutes. */
 export async function until(what: string, isTrue: () => boolean | Promise<boolean>): Promise<void> {
   const end = Date.now() + patience
   while (!(await isTrue())) {

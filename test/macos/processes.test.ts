@@ -44,7 +44,7 @@ for (const need of ['/usr/bin/setpriv', '/usr/bin/perl', '/bin/ps'])
     throw new Error(`this test needs root and ${need}`)
 
 // Each modelled command is a process of its own: slow on a busy machine.
-t.setTimeout(280_000)
+t.setTimeout(780_000)
 
 const main = fileURLToPath(new URL('./model/main.js', import.meta.url))
 const dir = mkdtempSync(join(tmpdir(), 'agentjail-mac-'))

@@ -13,7 +13,7 @@ import type { Finding } from '../../lib/verify/types.js'
 import { root } from '../lab/paths.js'
 import { MacRoot } from './mac-root.js'
 
-t.setTimeout(280_000)
+t.setTimeout(780_000)
 const mac = await MacRoot.open({ traffic: true })
 t.teardown(() => {
   mac.close()

@@ -33,7 +33,7 @@ shift; my $profile = shift;
 if (-e '/srv/mac/traffic') { $ENV{MODEL_PROFILE} = $profile; $ENV{NODE_OPTIONS} = '--import /srv/repository/dist/test/macos/model/hook.js' }
 exec { $ARGV[0] } @ARGV;
 END
-put("$root/etc/services", 0644, "ssh 22/tcp\nsmtps 465/tcp\nhttps 443/tcp\nhttp 80/tcp www\ndomain 53/udp\ndomain 53/tcp\n");
+put("$root/etc/services", 0644, "ssh 22/tcp\nsmtps 465/tcp\nhttps 443/tcp\nhttp 80/tcp www\ndomain 53/udp\ndomain 53/tcp\npostgresql 5432/tcp\n");
 put("$root/srv/darwin.cjs", 0644, "Object.defineProperty(process, 'platform', { value: 'darwin' })\n");
 # The system resolver's socket: whoever connects is not answered.
 my $resolver = IO::Socket::UNIX->new(Local => "$root/run/mDNSResponder", Listen => 64) or die "resolver: $!\n";
