@@ -4,6 +4,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import net from 'node:net'
 import t from 'tap'
+import { onAccepted } from '../lib/gate/accept.js'
 import { reset } from '../lib/gate/connections.js'
 import { makeHello } from './gate-hellos.js'
 import { fixed, grant, outcome, policy, setUp, type Tap } from './gate-kit.js'
@@ -154,4 +155,35 @@ t.test('a cut at the moment of an end', async (t) => {
   })
   t.plan(2)
   await gone
+})
+
+t.test('connections that say nothing have a bound', async (t) => {
+  const server = net.createServer()
+  const taken: net.Socket[] = []
+  onAccepted(server, (socket) => void taken.push(socket), 5)
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  const { port } = server.address() as net.AddressInfo
+  const connect = async (): Promise<string> => {
+    const socket = net.connect(port, '127.0.0.1')
+    return await new Promise((resolve) => {
+      socket.on('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? ''))
+      socket.on('data', () => resolve('served'))
+      socket.on('connect', () => {
+        const wait = setInterval(() => {
+          if (!taken.some(({ remotePort }) => remotePort === socket.localPort)) return
+          clearInterval(wait)
+          resolve('taken')
+        }, 10)
+        socket.on('close', () => clearInterval(wait))
+      })
+    })
+  }
+  for (let n = 0; n < 5; n++) t.equal(await connect(), 'taken')
+  t.equal(await connect(), 'ECONNRESET', 'one too many')
+  const [first] = taken
+  first?.destroy()
+  await new Promise((resolve) => first?.once('close', resolve))
+  t.equal(await connect(), 'taken', 'where one has gone, another is taken')
+  for (const socket of taken) socket.destroy()
+  server.close()
 })

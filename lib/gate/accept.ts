@@ -18,15 +18,30 @@ export function laneOf(socket: Socket): Lane | undefined {
   return lanes.get(socket)
 }
 
-/** Before the server listens. Each socket is handed over paused, with `allowHalfOpen`. */
-export function onAccepted(server: Server, take: (socket: Socket) => void): void {
+/**
+ * Of the whole gate, those that have not said yet what they want among them: twice what may be relayed (`budgets.ts`), so
+ * that one too many is denied there, with a reason, long before it is reset here.
+ */
+const maxOpen = 16_384
+let open = 0
+
+/**
+ * Before the server listens. Each socket is handed over paused, with `allowHalfOpen`.
+ * @param most connections at a time; further ones are reset.
+ */
+export function onAccepted(server: Server, take: (socket: Socket) => void, most = maxOpen): void {
   server.on('connection', take)
   server.once('listening', () => {
     const { _handle: listening } = server as unknown as { _handle: Listening | null }
     if (listening === null) return
     listening.onconnection = (status, handle) => {
       // Out of descriptors for a moment: the connection waits in the backlog.
-      if (status === 0) take(accept(handle))
+      if (status !== 0) return
+      const socket = accept(handle)
+      open++
+      socket.once('close', () => open--)
+      if (open <= most) take(socket)
+      else socket.resetAndDestroy()
     }
   })
 }
