@@ -1,14 +1,15 @@
 /**
  * `npm run bench [-- --quick] [-- --only start,gate]`: every bench, one after another; raw output under bench/results,
- * tables and plots into docs/performance.md (whole runs only). Exit code 0 whatever the figures are: no timing fails.
+ * tables and plots into docs/performance.md. A part that is measured alone takes the place of its last measurement.
+ * Exit code 0 whatever the figures are: no timing fails.
  */
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { root } from '../test/lab/paths.js'
-import { machineFacts } from './machine.js'
+import { currentLoad, machineFacts } from './machine.js'
 import { barLines, writeDocs } from './report.js'
-import type { Options, Part } from './types.js'
+import type { MeasuredPart, Options, Part } from './types.js'
 
 const parts: Readonly<Record<string, () => Promise<(options: Options) => Promise<Part>>>> = {
   start: async () => (await import('./start.js')).start,
@@ -35,6 +36,12 @@ async function within<T>(limit: number, work: Promise<T>): Promise<T> {
   }
 }
 
+/** What was measured the same day. */
+function earlier(path: string): readonly MeasuredPart[] {
+  if (!existsSync(path)) return []
+  return (JSON.parse(readFileSync(path, 'utf8')) as { parts: MeasuredPart[] }).parts
+}
+
 const { values } = parseArgs({
   options: {
     quick: { type: 'boolean', default: false },
@@ -46,18 +53,23 @@ if (process.getuid?.() !== 0) throw new Error('the bench needs root: it makes ne
 const wanted = values.only?.split(',') ?? Object.keys(parts)
 const machine = machineFacts()
 const date = new Date().toISOString()
-const done: Part[] = []
+const done: MeasuredPart[] = []
 for (const name of wanted) {
   const load = parts[name]
   if (load === undefined) throw new Error(`no part ${name}: ${Object.keys(parts).join(', ')}`)
   process.stderr.write(`${name} ...\n`)
+  const measured = { key: name, date: new Date().toISOString(), load: currentLoad() }
   try {
-    done.push(await within(partLimit, (await load())({ quick: values.quick })))
+    done.push({
+      ...measured,
+      ...(await within(partLimit, (await load())({ quick: values.quick }))),
+    })
   } catch (error) {
     process.stderr.write(
       `${name} failed: ${error instanceof Error ? (error.stack ?? '') : String(error)}\n`,
     )
     done.push({
+      ...measured,
       ...{ title: name, bars: [], tables: [], plots: [], raw: undefined, notes: [] },
       missing: [`the whole part: ${String(error)}`],
     })
@@ -66,11 +78,12 @@ for (const name of wanted) {
 const results = join(root, 'bench/results')
 mkdirSync(results, { recursive: true })
 const file = join(results, values.quick ? 'quick.json' : `${date.slice(0, 10)}.json`)
-writeFileSync(
-  file,
-  `${JSON.stringify({ date, machine, quick: values.quick, parts: done.map(({ title, bars, missing, notes, raw }) => ({ title, bars, missing, notes, raw })) })}\n`,
+const all = Object.keys(parts).flatMap(
+  (key) =>
+    done.find((part) => part.key === key) ?? earlier(file).find((part) => part.key === key) ?? [],
 )
-if (!values.quick || values['write-docs']) writeDocs(root, machine, done, date)
+writeFileSync(file, `${JSON.stringify({ date, machine, quick: values.quick, parts: all })}\n`)
+if (!values.quick || values['write-docs']) await writeDocs(root, machine, all)
 process.stdout.write(barLines(done))
 for (const what of done.flatMap(({ missing }) => missing))
   process.stdout.write(`missing: ${what}\n`)

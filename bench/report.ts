@@ -1,9 +1,10 @@
 /** What was measured as text: for the terminal, and for docs/performance.md between its two markers. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { format } from 'prettier'
 import type { Machine } from './machine.js'
 import { digits } from './statistics.js'
-import { isMet, type Bar, type Part } from './types.js'
+import { isMet, type Bar, type MeasuredPart, type Part } from './types.js'
 
 const markers = ['<!-- figures: written by npm run bench -->', '<!-- end of figures -->'] as const
 
@@ -27,8 +28,8 @@ export const barLines = (parts: readonly Part[]): string =>
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
   [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
 
-function markdown(machine: Machine, parts: readonly Part[], date: string): string {
-  const facts = `Measured ${date} on ${machine.cpus} x ${machine.cpu}, ${machine.memoryMB} MB, Linux ${machine.kernel}, Node ${machine.node}, ${machine.nft}; one-minute load ${machine.load} before the first part.`
+function markdown(machine: Machine, parts: readonly MeasuredPart[]): string {
+  const facts = `On ${machine.cpus} x ${machine.cpu}, ${machine.memoryMB} MB, Linux ${machine.kernel}, Node ${machine.node}, ${machine.nft}.`
   const bars = parts.flatMap((part) =>
     part.bars.map((bar) => [
       bar.text,
@@ -37,8 +38,9 @@ function markdown(machine: Machine, parts: readonly Part[], date: string): strin
       verdict(bar),
     ]),
   )
-  const sections = parts.flatMap(({ title, tables, plots, missing, notes }) => [
+  const sections = parts.flatMap(({ title, date, load, tables, plots, missing, notes }) => [
     `### ${title}`,
+    `Measured ${date}, one-minute load ${load} before it.`,
     ...tables.map((one) => `${one.title}\n\n${table(one.head, one.rows)}`),
     ...plots.map(({ name }) => `![${name}](performance/${name}.svg)`),
     ...missing.map((what) => `Missing: ${what.replaceAll('\n', ' ')}.`),
@@ -50,20 +52,17 @@ function markdown(machine: Machine, parts: readonly Part[], date: string): strin
 }
 
 /** Writes figures and plots; the words around the markers are kept. */
-export function writeDocs(
+export async function writeDocs(
   root: string,
   machine: Machine,
-  parts: readonly Part[],
-  date: string,
-): void {
+  parts: readonly MeasuredPart[],
+): Promise<void> {
   const path = join(root, 'docs/performance.md')
   const text = readFileSync(path, 'utf8')
   const [start, end] = markers.map((marker) => text.indexOf(marker)) as [number, number]
   if (start < 0 || end < start) throw new Error(`${path}: its markers are gone`)
-  writeFileSync(
-    path,
-    `${text.slice(0, start + markers[0].length)}\n\n${markdown(machine, parts, date)}\n\n${text.slice(end)}`,
-  )
+  const whole = `${text.slice(0, start + markers[0].length)}\n\n${markdown(machine, parts)}\n\n${text.slice(end)}`
+  writeFileSync(path, await format(whole, { parser: 'markdown' }))
   mkdirSync(join(root, 'docs/performance'), { recursive: true })
   for (const { name, svg } of parts.flatMap(({ plots }) => plots))
     writeFileSync(join(root, `docs/performance/${name}.svg`), svg)

@@ -122,7 +122,7 @@ async function compileTimes(names: number): Promise<{ yaml: number; compiled: nu
 
 export async function scale({ quick }: Options): Promise<Part> {
   const steps = quick ? [0, 4] : [0, 10, 30]
-  const repeat = quick ? 3 : 5
+  const repeat = quick ? 3 : 9
   const most = steps.at(-1) ?? 0
   const lab = await createLab()
   const place = labPlace(lab)
@@ -141,8 +141,12 @@ export async function scale({ quick }: Options): Promise<Part> {
       starts.push([step, await startTime(place, repeat)])
       if (step > 0) memories.push([step, (memory(lab) - base) / 1024 / step])
     }
-    await standIns(lab, most, 1000)
-    starts.push([1000, await startTime(place, repeat)])
+    let entries = most
+    for (const count of quick ? [1000] : [100, 300, 1000]) {
+      await standIns(lab, entries, count)
+      entries = count
+      starts.push([count, await startTime(place, repeat)])
+    }
     // The same again without the others, so that the machine of now is compared with itself.
     for (const names of quick ? [1000] : [100, 1000, 10_000]) {
       large = await compileTimes(names)

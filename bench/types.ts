@@ -38,6 +38,13 @@ export interface Part {
   readonly raw: unknown
 }
 
+/** When, and with which one-minute load before it. */
+export interface MeasuredPart extends Part {
+  readonly key: string
+  readonly date: string
+  readonly load: number
+}
+
 export const isMet = ({ figure, limit, sense }: Bar): boolean | undefined =>
   figure === undefined || Number.isNaN(figure)
     ? undefined
