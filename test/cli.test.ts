@@ -5,7 +5,7 @@
 import { execFileSync, spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { parseRunArgs } from '../lib/cli/run-args.js'
 import { commands, groups } from '../lib/cli/table/commands.js'
 import { bundledNames } from '../lib/policy/loader.js'
@@ -95,23 +95,42 @@ t.test('the quick parser of run knows no option that the table does not', (t) =>
   t.end()
 })
 
-t.test('the man page has every command and option, and groff has nothing to say', (t) => {
-  const [page = ''] = manifest.man
-  const source = text(page)
-  const { stdout, stderr, status } = spawnSync(
-    'groff',
-    ['-man', '-Tascii', '-ww', '-P-cbou', page],
-    {
-      cwd: root,
-      encoding: 'utf8',
-    },
-  )
+/** As a terminal shows it. */
+const rendered = (t: Test, page: string): string => {
+  const argv = ['-man', '-t', '-Tascii', '-ww', '-P-cbou', page]
+  const { stdout, stderr, status } = spawnSync('groff', argv, { cwd: root, encoding: 'utf8' })
   t.equal(status, 0)
   t.equal(stderr, '', 'no warning')
   t.same(
     stdout.split('\n').filter((line) => line.length > 80),
     [],
   )
+  return stdout
+}
+
+t.test('agentjail-policy(5) has every key of a policy', (t) => {
+  const page = manifest.man.find((path) => path.endsWith('/agentjail-policy.5')) ?? ''
+  const stdout = rendered(t, page)
+  const schema = JSON.parse(text('policies/policy.schema.json')) as {
+    properties: Record<string, unknown>
+    definitions: Record<string, { properties?: Record<string, unknown> } | undefined>
+  }
+  const { network, grant, credential } = schema.definitions
+  const of = (one: typeof network) => Object.keys(one?.properties ?? {})
+  const keys = [...Object.keys(schema.properties), ...of(network), ...of(grant), ...of(credential)]
+  t.ok(keys.length > 30, String(keys.length))
+  for (const key of keys) t.match(stdout, new RegExp(`\\b${key}\\b`), key)
+  t.match(stdout, /^AGENTJAIL-POLICY\(5\)/)
+  t.match(stdout, /^NAME$/m)
+  // Nothing of the Markdown is left.
+  t.notMatch(stdout, /\| -{3}|^ *#|\*\*[A-Z]|\]\(/m)
+  t.end()
+})
+
+t.test('the man page has every command and option, and groff has nothing to say', (t) => {
+  const [page = ''] = manifest.man
+  const source = text(page)
+  const stdout = rendered(t, page)
   for (const { name, options = [] } of commands) {
     t.match(stdout, new RegExp(`^   ${name}$`, 'm'))
     for (const option of options) {
@@ -167,9 +186,32 @@ t.test('completions, by the shells', (t) => {
     t.ok(candidates.includes(wanted), `fish: ${line}: ${wanted}`)
     t.notOk(candidates.includes(never), `fish: ${line}: not ${never}`)
   }
-  const zsh = `autoload -U compinit && compinit -u -d ${dir}/dump && source ${file('zsh')} && print -r -- $_comps[agentjail]`
-  const env = { PATH: '/usr/bin:/bin', HOME: dir }
-  t.match(execFileSync('zsh', ['-f', '-c', zsh], { encoding: 'utf8', env }), '_agentjail')
+  file('zsh')
+  const typed: [line: string, becomes: string][] = [
+    ['agentjail veri', 'agentjail verify'],
+    ['agentjail policy che', 'agentjail policy check'],
+    ['agentjail run --pol', 'agentjail run --policy'],
+    ['agentjail run -p openai-tele', 'agentjail run -p openai-telegram'],
+    ['agentjail run --isolation ui', 'agentjail run --isolation uid'],
+    ['agentjail logs --den', 'agentjail logs --denied'],
+    // Of another command: as it was typed.
+    ['agentjail logs --wat', 'agentjail logs --wat'],
+    ['agentjail policy show mol', 'agentjail policy show moltbot'],
+    ['agentjail run -p npm -- setpri', 'agentjail run -p npm -- setpriv'],
+  ]
+  for (const shell of ['bash', 'zsh', 'fish']) {
+    const lines = typed.map(([line]) => line)
+    const env = { PATH: '/usr/bin:/bin', HOME: dir, TERM: 'xterm' }
+    const script = join(root, 'test/fixtures/press-tab.zsh')
+    const { stdout, stderr } = spawnSync('zsh', ['-f', script, dir, shell, ...lines], {
+      encoding: 'utf8',
+      env,
+    })
+    const became = stdout.split('\n').map((line) => line.trim())
+    typed.forEach(([line, wanted], n) => {
+      t.equal(became[n], wanted, `${shell}, on a terminal: ${line} ${stderr}`)
+    })
+  }
   t.ok(bundledNames().every((name) => readFileSync(bash, 'utf8').includes(name)))
   t.end()
 })

@@ -3,6 +3,7 @@
  * The macros are those of man(7).
  */
 import { exitCode } from '../errors.js'
+import { roff } from './roff.js'
 import { commands } from './table/commands.js'
 import type { CommandSpec, OptionSpec, PositionalSpec } from './table/types.js'
 
@@ -47,7 +48,8 @@ export function manPage(version: string): string {
     '.SH FILES',
     ...files.flatMap(item),
     '.SH SEE ALSO',
-    'Policies, reasons of denials and errors: the files policies.md and errors.md of the package, in docs.',
+    '.BR agentjail-policy (5);',
+    'reasons of denials and errors: the file errors.md of the package, in docs.',
     '',
   ].join('\n')
 }
@@ -108,11 +110,3 @@ function item([term, text]: readonly [string, string]): string[] {
 }
 
 const sentence = (text: string): string => roff(`${text}.`)
-
-/** Text that roff takes as it is: no escapes, no line that is read as a request, hyphens that stay hyphens. */
-function roff(text: string): string {
-  return text
-    .replaceAll('\\', String.raw`\e`)
-    .replaceAll('-', String.raw`\-`)
-    .replace(/^([.'])/, String.raw`\&$1`)
-}

@@ -4,7 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { evil, wire } from '../lab/addresses.js'
-import { damage, denyLine } from '../lab/firewall.js'
+import { damage, denyLine, firewall } from '../lab/firewall.js'
 import type { RunOptions } from '../lab/host.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import { spawnInternet } from '../lab/namespaces.js'
@@ -270,7 +270,9 @@ print('end')`
   const { stdout } = await jail.ended
   t.match(stdout, /end/)
   t.notMatch(stdout, /TCP b/, 'no connection comes in')
-  t.notMatch(stdout, /UDP b/, 'no datagram comes in')
+  // With iptables in isolation uid they do: docs/iptables.md, "What differs".
+  const isOpen = firewall !== 'nftables' && prefix.includes('uid')
+  t.equal(/UDP b/.test(stdout), isOpen, isOpen ? 'a datagram comes in' : 'no datagram comes in')
   const answers = await lab.capture.packets((p) => p.src === wire.host4 && p.sport !== undefined)
   const leaks = answers.filter((p) => p.proto === 'udp' || !p.flags.rst)
   t.same(leaks, [], 'and nothing but resets goes back')
