@@ -1,5 +1,6 @@
 import { execFile, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { createSocket } from 'node:dgram'
 import * as fs from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,6 +29,7 @@ const facts = (more: Partial<DoctorFacts> = {}): DoctorFacts => ({
   isRoot: true,
   findTool,
   released: Date.parse('2026-01-01T00:00:00Z'),
+  askResolver: () => Promise.resolve(true),
   brokenPolicies: () => Promise.resolve([]),
   collect: () => Promise.resolve(),
   ...more,
@@ -52,6 +54,15 @@ async function ward(dir: string): Promise<void> {
   }
   fs.rmSync('/etc/resolv.conf')
   fs.writeFileSync('/etc/resolv.conf', 'nameserver 127.0.0.53\n')
+  execFileSync('/usr/sbin/ip', ['link', 'set', 'lo', 'up'])
+  // A server that has no answer is one that answers.
+  const resolver = createSocket('udp4').on('message', (query, from) => {
+    const answer = Buffer.from(query)
+    answer.writeUInt16BE(0x8185, 2)
+    resolver.send(answer, from.port, from.address)
+  })
+  resolver.bind(53, '127.0.0.53')
+  await once(resolver, 'listening')
   const doctor = async (fix: boolean): Promise<{ found: Diagnosis[]; code: number }> => {
     let text = ''
     const output = { write: (more: string) => (text += more) }
@@ -91,6 +102,10 @@ async function ward(dir: string): Promise<void> {
   await withFile('/etc/passwd', passwd + stranger, 'a stranger in the range', 'accounts')
   await withFile('/etc/subuid', 'eve:1899999000:65536\n', 'a subordinate range in it', 'accounts')
   await withFile('/etc/resolv.conf', 'search x\n', 'no nameserver', 'dns')
+  const two = 'nameserver 127.0.0.53\nnameserver 127.0.0.54\n'
+  await withFile('/etc/resolv.conf', two, 'a nameserver without an answer', 'dns')
+  const configured = 'upstreams: [127.0.0.54]\n'
+  await withFile('/etc/agentjail/config.yaml', configured, 'a silent upstream', 'dns')
   await withFile('/etc/agentjail/config.yaml', 'colour: red\n', 'a bad configuration', 'config')
   await withFile('/etc/ufw/ufw.conf', 'ENABLED=yes\n', 'ufw', 'firewalls')
   fs.mkdirSync('/run/firewalld')
@@ -114,6 +129,7 @@ async function ward(dir: string): Promise<void> {
   sleeper.kill('SIGKILL')
   await once(sleeper, 'exit')
 
+  resolver.close()
   const result: Ward = {
     fresh: fresh.found,
     freshCode: fresh.code,
@@ -161,6 +177,8 @@ function runTests(): void {
       ['a stranger in the range', 'fail', /others have ids of .*: eve/],
       ['a subordinate range in it', 'fail', /eve \(by \/etc\/subuid\)/],
       ['no nameserver', 'warn', /no nameserver/],
+      ['a nameserver without an answer', 'warn', /^no answer from 127\.0\.0\.54$/],
+      ['a silent upstream', 'fail', /^no answer from 127\.0\.0\.54: no granted name/],
       ['a bad configuration', 'fail', /config\.yaml:1:1: unknown key "colour"/],
       ['ufw', 'warn', /^ufw in use/],
       ['firewalld', 'warn', /^firewalld in use/],

@@ -115,27 +115,40 @@ const accounts: Check = {
   },
 }
 
+/** As the gate takes them: the first three of resolv.conf(5). */
+function nameservers(text: string): { readonly address: string; readonly port: number }[] {
+  return [...text.matchAll(/^\s*nameserver\s+(\S+)/gm)]
+    .flatMap(([, address = '']) => (isIP(address) === 0 ? [] : [{ address, port: 53 }]))
+    .slice(0, 3)
+}
+
 const resolvers: Check = {
   name: 'dns',
   why: 'the gate asks these servers for granted names',
-  run: async ({ system, config }) => {
-    if (config.upstreams.length > 0) {
-      return ok(`configured: ${config.upstreams.map(({ address }) => address).join(', ')}`)
-    }
-    const text = (await system.readFile('/etc/resolv.conf')) ?? ''
-    const servers = [...text.matchAll(/^\s*nameserver\s+(\S+)/gm)].map(
-      ([, address]) => address ?? '',
-    )
-    const good = servers.filter((address) => isIP(address) !== 0)
-    if (good.length === 0) {
+  run: async ({ system, config, askResolver }) => {
+    const isConfigured = config.upstreams.length > 0
+    const file = isConfigured ? paths.config : '/etc/resolv.conf'
+    const servers = isConfigured
+      ? config.upstreams
+      : nameservers((await system.readFile('/etc/resolv.conf')) ?? '')
+    if (servers.length === 0) {
       return {
         state: 'warn',
         detail: 'no nameserver in /etc/resolv.conf: 127.0.0.1 is asked',
         fix: 'set upstreams in /etc/agentjail/config.yaml',
       }
     }
-    const via = good.includes('127.0.0.53') ? ' (systemd-resolved)' : ''
-    return ok(`${good.slice(0, 3).join(', ')}${via}`)
+    const answers = await Promise.all(servers.map((server) => askResolver(server)))
+    const names = servers.map(({ address }) => address)
+    const silent = names.filter((_, n) => answers[n] === false)
+    const via = names.includes('127.0.0.53') ? ' (systemd-resolved)' : ''
+    if (silent.length === 0) return ok(`${names.join(', ')}${via}: answers`)
+    const isAll = silent.length === names.length
+    return {
+      state: isAll ? 'fail' : 'warn',
+      detail: `no answer from ${silent.join(', ')}${isAll ? `${via}: no granted name will be found` : ''}`,
+      fix: `see whether the server runs and can be reached (dig @${silent[0] ?? ''} . NS), or name another in ${file}`,
+    }
   },
 }
 

@@ -30,6 +30,8 @@ export interface DoctorFacts {
   readonly findTool: (name: string) => Found
   /** Milliseconds since the epoch: when this release was made; a clock before it is wrong. */
   readonly released: number
+  /** Whether a DNS server answers, within some seconds. Never rejects. */
+  readonly askResolver: (server: { address: string; port: number }) => Promise<boolean>
   /** Loads every policy there is to load; the messages of those that do not. */
   readonly brokenPolicies: () => Promise<readonly string[]>
   /** `agentjail gc`. */

@@ -5,6 +5,7 @@ import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { wantsColour } from '../../audit/palette.js'
+import { askResolver } from '../../doctor/ask-resolver.js'
 import { diagnose, renderDiagnoses } from '../../doctor/doctor.js'
 import { findBrokenPolicies } from '../../doctor/policies.js'
 import type { Check, DoctorFacts } from '../../doctor/types.js'
@@ -59,6 +60,7 @@ async function doctorFacts(isRoot: boolean): Promise<{ facts: DoctorFacts; of: r
       statSync(fileURLToPath(import.meta.url)).mtimeMs,
       Date.parse('2026-01-01T00:00:00Z'),
     ),
+    askResolver,
     brokenPolicies: () => findBrokenPolicies(join(packageRoot, 'policies')),
     collect: async () => {
       const { gcCommand } = await import('./gc.js')
