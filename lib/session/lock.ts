@@ -13,9 +13,9 @@ export interface LockPlace {
   readonly stateDir: string
 }
 
-/** Milliseconds. */
-const patience = 120_000
-const pause = { first: 2, factor: 1.3, most: 40 } as const
+/** Milliseconds. On a busy machine a hundred that each make an account wait two minutes for one another. */
+const patience = 300_000
+const pause = { first: 2, factor: 1.3, most: 100 } as const
 
 /** Runs `work` while holding the lock. Throws STATE where it cannot be had, or was taken away meanwhile. */
 export async function withLock<T>(place: LockPlace, work: () => Promise<T>): Promise<T> {

@@ -50,6 +50,7 @@ const restoredAfter = async ({ t, bench, jail, noticed }: Storm, argv: readonly 
   const told = await eventually(() => jail.stderr().slice(seen).includes('have been restored'), 400)
   t.ok(told, 'restored and told')
   noticed.push(performance.now() - from)
+  t.comment(`restored and told after ${Math.round(noticed.at(-1) ?? 0)} ms: ${argv.join(' ')}`)
 }
 
 const happenings: Readonly<Record<string, (storm: Storm, n: number) => Promise<void>>> = {
