@@ -7,7 +7,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { damage } from '../lab/firewall.js'
+import { damage, denyLine } from '../lab/firewall.js'
 import {
   eventually,
   gates,
@@ -46,7 +46,11 @@ const restoredAfter = async ({ t, bench, jail, noticed }: Storm, argv: readonly 
   const { code, stderr } = await bench.lab.run(argv)
   t.equal(code, 0, stderr)
   // In a namespace of its own nothing of the host's holds it.
-  if (bench.isolation === 'namespace') return
+  if (bench.isolation === 'namespace') {
+    const isBack = async () => (await bench.lab.rules()).includes(denyLine)
+    t.ok(await eventually(isBack, 400), 'the second line comes back')
+    return
+  }
   const told = await eventually(() => jail.stderr().slice(seen).includes('have been restored'), 400)
   t.ok(told, 'restored and told')
   noticed.push(performance.now() - from)
