@@ -58,11 +58,15 @@ const afresh = async (lab: Lab) => {
   await sleep(300)
 }
 
+/** An answer is awaited: a gate may accept what it then resets. */
 const connects = (lab: Lab) =>
   lab.agentjail(
     [
       ...['run', '--join', 'faults', '--', 'perl', '-MIO::Socket::INET', '-e'],
-      `print IO::Socket::INET->new(PeerAddr => '${evil.v4}:${port}', Timeout => 3) ? 'connected' : "no: $!"`,
+      `$SIG{PIPE} = 'IGNORE';
+       alarm 10;
+       my $to = IO::Socket::INET->new(PeerAddr => '${evil.v4}:${port}', Timeout => 3);
+       print $to && syswrite($to, 'x') && sysread($to, my $answer, 1) ? 'connected' : "no: $!"`,
     ],
     { timeout: 30_000 },
   )
