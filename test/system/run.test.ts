@@ -51,6 +51,15 @@ const auditRecords = async (lab: Lab, jail = 'shows') => {
   return lines.map((line) => JSON.parse(line) as Record<string, unknown>)
 }
 
+const runTimeIsLimited = async (t: Test, { lab, isolation }: Bench) => {
+  const path = '/etc/agentjail/policies/brief.yaml'
+  lab.writeFile(path, 'version: 1\nname: brief\nlimits: { time: 2s }\n')
+  const words = ['run', '--policy', path, '--isolation', isolation, '--', 'sleep', '60']
+  const result = await lab.agentjail(words, { timeout: 40_000 })
+  t.match(result.stderr, /the run time limit of 2 s is reached: the command is ended/)
+  t.not(result.code, 0)
+}
+
 /** The bot of the examples, with the vendors' own clients, no proxy variable set. */
 const bot = async (t: Test, { lab, isolation }: Bench) => {
   await lab.internet.pushTelegram('What holds you?')
@@ -362,6 +371,7 @@ for (const isolation of isolations) {
     await t.test('other users notice nothing', { timeout }, (t) => othersUntouched(t, bench))
     await t.test('usual programs behave', { timeout }, (t) => toolsBehave(t, bench))
     await t.test('an address that changes is followed', { timeout }, (t) => dnsIsFollowed(t, bench))
+    await t.test('run time is limited', { timeout }, (t) => runTimeIsLimited(t, bench))
     await t.test('odd working directories', { timeout }, (t) => oddPlaces(t, bench))
     await t.test('each end leaves nothing', { timeout }, (t) => endsLeaveNothing(t, bench))
     const uninstalled = await lab.agentjail(['uninstall'])
