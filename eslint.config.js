@@ -11,7 +11,8 @@ const pure = [
   'lib/backend/pf/{rules,print,compile}*.ts',
   'lib/audit/{record,explain,remedy,fold,names,palette,sanitise,summary}.ts',
   'lib/status/{human,log-line,status}.ts',
-  'lib/launch/{seccomp,launch-plan,mount-plan,places,guard-names,status-lines,syscall-numbers}.ts',
+  'lib/launch/{seccomp,launch-plan,mount-plan,places,guard-names,status-lines}.ts',
+  'lib/system/syscall-numbers.ts',
   'lib/gate/sni/**/*.ts',
 ]
 

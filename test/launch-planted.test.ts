@@ -8,7 +8,7 @@ import { dirname } from 'node:path'
 import t from 'tap'
 import { callsText } from '../lib/launch/fence-script.js'
 import { outerScript } from '../lib/launch/step-scripts.js'
-import { parseMachine } from '../lib/launch/syscall-numbers.js'
+import { parseMachine } from '../lib/system/syscall-numbers.js'
 import { caller, makePlace, sh, tool } from './launch-support.js'
 
 const place = makePlace()

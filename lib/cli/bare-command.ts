@@ -3,6 +3,7 @@
  * Invariant: pure; a line that it is not sure of is left to the parser.
  */
 import { JailError } from '../errors.js'
+import { shellWord } from '../shell-word.js'
 import { commands } from './table/commands.js'
 import type { CommandSpec } from './table/types.js'
 
@@ -21,7 +22,7 @@ export function refuseBareCommand(argv: readonly string[]): void {
   if (spec?.takesCommand !== true || argv.includes('--')) return
   const start = startOfCommand(argv, spec)
   if (start === undefined) return
-  const line = [...argv.slice(0, start), '--', ...argv.slice(start)].map(shown).join(' ')
+  const line = [...argv.slice(0, start), '--', ...argv.slice(start)].map(shellWord).join(' ')
   throw new JailError('USAGE', `put -- before the command`, { hint: `agentjail ${line}` })
 }
 
@@ -43,8 +44,4 @@ function startOfCommand(argv: readonly string[], spec: CommandSpec): number | un
     if (option.type !== 'flag') at++
   }
   return undefined
-}
-
-function shown(word: string): string {
-  return /^[A-Za-z0-9_./@%+=:,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
 }

@@ -4,7 +4,7 @@
  */
 import { chmodSync, mkdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { caBundlePath, caPath, caVariables } from './mount-plan.js'
+import { caBundlePath, caPath, caVariables, type Trust } from './mount-plan.js'
 import { caPaths } from './places.js'
 import type { LaunchSpec } from './types.js'
 
@@ -31,16 +31,14 @@ export interface OpenCa {
 /**
  * The jail's CA as files that every account may read.
  * @param dir of root's own, that every account may enter; it is made.
- * @param ca PEM. @param roots PEM, where the system has no bundle.
  */
-export function writeCa(dir: string, ca: string, roots: string): OpenCa {
+export function writeCa(dir: string, { own, merged }: Trust): OpenCa {
   mkdirSync(dir, { recursive: true })
   // Whatever the umask.
   for (const path of [dirname(dir), dir]) chmodSync(path, 0o755)
-  const system = caPaths.map(readQuietly).find((text) => text !== '') ?? roots
   const files = new Map([
-    [caPath, ['ca.crt', `${ca}\n`]],
-    [caBundlePath, ['ca-bundle.crt', `${system}\n${ca}\n`]],
+    [caPath, ['ca.crt', `${own}\n`]],
+    [caBundlePath, ['ca-bundle.crt', merged]],
   ] as const)
   for (const [name, text] of files.values()) {
     writeFileSync(`${dir}/${name}`, text)
@@ -61,6 +59,11 @@ export function writeCa(dir: string, ca: string, roots: string): OpenCa {
       }
     },
   }
+}
+
+/** Text of the system's CA bundle; empty: none. */
+export function systemRoots(): string {
+  return caPaths.map(readQuietly).find((text) => text !== '') ?? ''
 }
 
 function readQuietly(path: string): string {

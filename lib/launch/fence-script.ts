@@ -3,7 +3,7 @@
  * all that it started. bubblewrap alone does not promise it: when it dies between its fork and its word to the child,
  * the child waits for that word for ever, with the namespaces and pipes that it has.
  */
-import { stepCalls, type Machine } from './syscall-numbers.js'
+import { stepCalls, type Machine } from '../system/syscall-numbers.js'
 
 /**
  * `fence(NAME, OWN_MOUNTS)` returns in the new PID 1; outside, a process of that name waits, and ends as PID 1 did.

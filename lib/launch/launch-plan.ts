@@ -7,7 +7,7 @@ import { JailError } from '../errors.js'
 import { innerPerl, scratchPaths, type MountPlan } from './mount-plan.js'
 import { callsText } from './fence-script.js'
 import { blockedSignals, initScript, outerScript } from './step-scripts.js'
-import type { Machine } from './syscall-numbers.js'
+import type { Machine } from '../system/syscall-numbers.js'
 import type { LaunchTools } from './launch-tools.js'
 import type { HardeningPiece, LaunchSpec } from './types.js'
 

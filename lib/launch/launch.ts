@@ -7,16 +7,16 @@ import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
 import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { JailError, errorMessage } from '../errors.js'
-import { bareNotes, writeCa } from './bare.js'
+import { bareNotes, systemRoots, writeCa } from './bare.js'
 import { prepareCgroup, ensureSocketGroup, type Cgroup } from './cgroup.js'
 import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
 import { fullLines, rlimits } from './limits.js'
-import { probeMounts, sharedTrees, type MountFacts } from './mount-facts.js'
+import { probeMounts, treesOf, type MountFacts } from './mount-facts.js'
 import { caVariables, planMounts, type Trust } from './mount-plan.js'
 import { compileSeccomp } from './seccomp.js'
 import { Supervised } from './supervised.js'
-import { parseMachine } from './syscall-numbers.js'
+import { parseMachine } from '../system/syscall-numbers.js'
 import type { LaunchSpec, Running } from './types.js'
 import { shareByAcl } from './workspace-acl.js'
 import { sweepTrees } from './workspace-sweep.js'
@@ -67,13 +67,13 @@ function realDirectory(path: string): string {
   }
 }
 
-async function trustOf(spec: LaunchSpec, facts: MountFacts): Promise<Trust | undefined> {
-  const { extraCa } = spec
-  if (extraCa === undefined) return undefined
-  const merged = `${facts.caText || (await builtInRoots())}\n${extraCa}\n`
-  if (facts.javaStores.length === 0) return { own: extraCa, merged }
+/** @param facts where the system's roots are mounted over; undefined: they stay as they are. */
+async function trustOf(own: string, facts: MountFacts | undefined): Promise<Trust> {
+  const caText = facts === undefined ? systemRoots() : facts.caText
+  const merged = `${caText || (await builtInRoots())}\n${own}\n`
+  if (facts === undefined || facts.javaStores.length === 0) return { own, merged }
   const { javaTrust } = await import('./java-trust.js')
-  return { own: extraCa, merged, java: javaTrust(merged) }
+  return { own, merged, java: javaTrust(merged) }
 }
 
 /** How the outer step begins its message where the kernel has no idmapped mount for a tree. */
@@ -86,6 +86,8 @@ async function launchOnce(
   share: 'idmap' | 'acl',
   go: Promise<unknown>,
 ): Promise<Running> {
+  // Not awaited where there is none: the first step is to be spawned in the caller's own turn.
+  const trust = spec.extraCa === undefined ? undefined : await trustOf(spec.extraCa, facts)
   const machine = parseMachine(process.arch)
   const out = new Set(spec.without)
   const notes = [...(facts?.notes ?? []), ...bareNotes(spec, tools.namespaces)]
@@ -93,9 +95,7 @@ async function launchOnce(
   const cgroup = out.has('limits') ? undefined : group(spec, notes)
   const isOpen = facts === undefined && spec.isolation === 'basic'
   const ca =
-    isOpen && spec.extraCa !== undefined
-      ? writeCa(`${tools.caDir}/${spec.jail}`, spec.extraCa, await builtInRoots())
-      : undefined
+    isOpen && trust !== undefined ? writeCa(`${tools.caDir}/${spec.jail}`, trust) : undefined
   const variables = ca?.variables ?? (spec.extraCa === undefined ? [] : caVariables)
   const env = new Map([...variables, ...spec.env])
   if (facts !== undefined) mkdirSync(tools.stagingDir, { recursive: true, mode: 0o700 })
@@ -124,7 +124,7 @@ async function launchOnce(
         : {
             mounts: planMounts(spec, facts, tools.stagingDir, {
               idmap: share === 'idmap',
-              trust: await trustOf(spec, facts),
+              trust,
             }),
           }),
       ...(out.has('seccomp')
@@ -138,7 +138,8 @@ async function launchOnce(
       rlimits: out.has('limits') ? '' : rlimits(spec.limits, cgroup !== undefined),
       cgroups: [...(sockets === undefined ? [] : [sockets]), ...(cgroup?.join ?? [])],
     })
-    const shared = isOpen ? sharedTrees(spec, notes) : share === 'acl' ? facts?.trees : undefined
+    // Without mounts, where they are: a directory that the jail may write lets it put another file in a guarded one's place.
+    const shared = isOpen ? treesOf(spec, notes) : share === 'acl' ? facts?.trees : undefined
     if (shared !== undefined && spec.joins !== true) {
       const sharing = await shareByAcl(spec, shared, tools.perl)
       notes.push(...sharing.notes)

@@ -83,7 +83,7 @@ export function probeMounts(spec: LaunchSpec): MountFacts {
     tops,
     root,
     shown: shownPaths.filter((path) => lstatOf(root + path)?.isDirectory() === true),
-    trees: trees(spec, notes),
+    trees: treesOf(spec, notes),
     denied: [...own, ...spec.fs.deny.map((path) => place(spec, path))].flatMap((path) =>
       existing(path).map((real) => ({ path: real, directory: statSync(real).isDirectory() })),
     ),
@@ -130,7 +130,7 @@ export function place(spec: LaunchSpec, path: string): string {
   return normalize(resolve(spec.cwd, path)).replace(/(.)\/+$/, '$1')
 }
 
-function trees(spec: LaunchSpec, notes: string[]): Tree[] {
+export function treesOf(spec: LaunchSpec, notes: string[]): Tree[] {
   const wanted = new Map<string, 'ro' | 'rw'>()
   const want = (path: string, mode: 'ro' | 'rw'): void => {
     if (wanted.get(path) !== 'rw') wanted.set(path, mode)
@@ -191,14 +191,6 @@ function tree(
   }
   if (mode === 'rw') guards.push(...protect(spec, path))
   return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, before }
-}
-
-/**
- * Those that are shared where they are, without mounts: what is guarded gets no entry, but a directory that the jail may
- * write lets it put another file there.
- */
-export function sharedTrees(spec: LaunchSpec, notes: string[]): Tree[] {
-  return trees(spec, notes)
 }
 
 /** agentjail's own files inside a writable tree. */

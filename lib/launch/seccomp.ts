@@ -6,7 +6,7 @@
 import { calls, newestCall } from './seccomp-calls.js'
 import { seccompRules, type CallRule, type Test, type Verdict } from './seccomp-rules.js'
 import type { SeccompOptions } from './seccomp-rules.js'
-import type { Machine } from './syscall-numbers.js'
+import type { Machine } from '../system/syscall-numbers.js'
 
 export type { SeccompOptions } from './seccomp-rules.js'
 

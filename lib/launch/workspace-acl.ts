@@ -8,7 +8,7 @@ import { JailError } from '../errors.js'
 import { aclScript } from './acl-script.js'
 import { callsText } from './fence-script.js'
 import type { Tree } from './mount-facts.js'
-import { noFollow, parseMachine } from './syscall-numbers.js'
+import { noFollow, parseMachine } from '../system/syscall-numbers.js'
 import type { LaunchSpec } from './types.js'
 
 /** What the step for sharing found, which the one that takes back is given. */

@@ -3,6 +3,7 @@
  */
 import type { RenderedPlan } from './types.js'
 import type { Grant, PortRange } from '../policy/types.js'
+import { shellWord } from '../shell-word.js'
 
 /** Text, newline at the end. */
 export function renderPlan({ plan, rules }: RenderedPlan): string {
@@ -39,7 +40,11 @@ export function renderPlan({ plan, rules }: RenderedPlan): string {
     ],
     [
       'launch',
-      [launch.command.map(quote).join(' '), `in ${launch.cwd}`, `environment: ${env.join(' ')}`],
+      [
+        launch.command.map(shellWord).join(' '),
+        `in ${launch.cwd}`,
+        `environment: ${env.join(' ')}`,
+      ],
     ],
     ...rules.map(
       ({ title, format, text }) =>
@@ -82,8 +87,4 @@ function upstreams(list: readonly { address: string; port: number }[]): string {
   return list.length === 0
     ? "the host's own"
     : list.map(({ address, port }) => `${address} port ${port}`).join(', ')
-}
-
-function quote(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`
 }

@@ -7,7 +7,9 @@ import { constants, type Stats } from 'node:fs'
 import { type FileHandle, lstat, open, realpath } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { JailError } from '../errors.js'
-import { noFollow, parseMachine, stepCalls } from '../launch/syscall-numbers.js'
+import { shellWord } from '../shell-word.js'
+import { noFollow, parseMachine, stepCalls } from '../system/syscall-numbers.js'
+import { findTool } from '../system/tools.js'
 import { othersMayWrite } from './access-list.js'
 
 type Kind = 'file' | 'directory' | 'link'
@@ -97,9 +99,11 @@ my $n = syscall $ARGV[0], $at, $name, $b, length $b;
 print unpack 'H*', substr $b, 0, $n if $n > 0;`
 
 async function accessList(handle: FileHandle): Promise<Buffer | undefined> {
+  const perl = findTool('perl')
+  if (perl.state !== 'found') return undefined
   const number = String(stepCalls[parseMachine(process.arch)].getxattr)
   return await new Promise((resolve) => {
-    const child = spawn('/usr/bin/perl', ['-e', readScript, number], {
+    const child = spawn(perl.path, ['-e', readScript, number], {
       stdio: ['ignore', 'pipe', 'ignore', handle.fd],
       env: { LC_ALL: 'C' },
     })
@@ -108,9 +112,4 @@ async function accessList(handle: FileHandle): Promise<Buffer | undefined> {
     child.on('error', () => resolve(undefined))
     child.on('close', () => resolve(text === '' ? undefined : Buffer.from(text, 'hex')))
   })
-}
-
-/** A path for a line to be copied into a shell. */
-function shellWord(path: string): string {
-  return /^[A-Za-z0-9_./@%+=:,-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`
 }
