@@ -5,7 +5,7 @@
  */
 import { JailError } from '../errors.js'
 
-/** Bits of <linux/capability.h>, and what each is for. NET_BIND_SERVICE is asked of the gate's sockets themselves. */
+/** Bits of <linux/capability.h>. NET_BIND_SERVICE is asked of the gate's sockets themselves. */
 const needed = [
   ['CAP_NET_ADMIN', 12],
   ['CAP_SETUID', 7],
@@ -14,6 +14,8 @@ const needed = [
   ['CAP_KILL', 5],
 ] as const
 const sysAdmin = ['CAP_SYS_ADMIN', 21] as const
+/** For homes and new files: what `setup` and `doctor` look for besides. */
+const chown = ['CAP_CHOWN', 0] as const
 
 /**
  * @param status - Text of /proc/self/status.
@@ -34,6 +36,11 @@ export function requireCapabilities(status: string, namespaces: boolean): void {
 /** Whether root here may make namespaces and mounts. @param status - Text of /proc/self/status. */
 export function mayMakeNamespaces(status: string): boolean {
   return lacking(status, [sysAdmin]).length === 0
+}
+
+/** Names of what a machine that is to be set up lacks; CAP_SYS_ADMIN is a question of its own. */
+export function lackingForSetup(status: string): string[] {
+  return lacking(status, [chown, ...needed])
 }
 
 function lacking(status: string, wanted: readonly (readonly [string, number])[]): string[] {

@@ -3,7 +3,7 @@
  */
 import { isIP } from 'node:net'
 import { parsePasswd } from '../account/passwd.js'
-import { mayMakeNamespaces } from '../container/capabilities.js'
+import { lackingForSetup, mayMakeNamespaces } from '../container/capabilities.js'
 import { type SetupStep, setupSteps } from '../setup/setup.js'
 import { rangeText } from '../setup/config.js'
 import { findFirewall } from '../setup/firewall.js'
@@ -32,16 +32,6 @@ const tools: Check = {
   },
 }
 
-/** linux/capability.h: numbers of those that setting up a jail takes. */
-const neededCapabilities: readonly (readonly [string, number])[] = [
-  ['chown', 0],
-  ['kill', 5],
-  ['setgid', 6],
-  ['setuid', 7],
-  ['setpcap', 8],
-  ['net_admin', 12],
-]
-
 const privilege: Check = {
   name: 'privilege',
   why: 'accounts, rules and namespaces are made by root; the command itself never runs as root',
@@ -56,10 +46,7 @@ const privilege: Check = {
           }
     }
     const status = (await system.readFile('/proc/self/status')) ?? ''
-    const mask = BigInt(`0x${/^CapEff:\s*([0-9a-f]+)$/m.exec(status)?.[1] ?? '0'}`)
-    const lacking = neededCapabilities
-      .filter(([, bit]) => (mask & (1n << BigInt(bit))) === 0n)
-      .map(([name]) => `CAP_${name.toUpperCase()}`)
+    const lacking = lackingForSetup(status)
     if (lacking.length === 0 && mayMakeNamespaces(status)) return ok('root, with what it takes')
     if (lacking.length === 0) {
       return {
