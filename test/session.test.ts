@@ -128,7 +128,7 @@ t.test('collection: a name that was cleared and taken meanwhile is left alone', 
 })
 
 t.test('lock: one at a time, whoever is killed while he has it', { timeout: 60_000 }, async (t) => {
-  const place = { system, stateDir }
+  const place = { system, config: { stateDir } }
   let [inside, most] = [0, 0]
   await Promise.all(
     Array.from({ length: 5 }, () =>
@@ -175,7 +175,7 @@ t.test('lock: one at a time, whoever is killed while he has it', { timeout: 60_0
 })
 
 t.test('lock: no clock decides', { timeout: 60_000 }, async (t) => {
-  const place = { system, stateDir }
+  const place = { system, config: { stateDir } }
   const path = `${stateDir}.lock`
   const hours = (n: number) => new Date(Date.now() + n * 3_600_000)
   for (const jump of [-5, 5]) {
@@ -213,7 +213,10 @@ t.test(
     let said = ''
     worker.stdout.on('data', (text) => (said += String(text)))
     for (let n = 0; n < 1000 && !said.includes('in'); n++) await sleep(5)
-    t.equal(await withLock({ system, stateDir }, () => Promise.resolve('got it')), 'got it')
+    t.equal(
+      await withLock({ system, config: { stateDir } }, () => Promise.resolve('got it')),
+      'got it',
+    )
     worker.kill('SIGCONT')
     await once(worker, 'close')
     t.match(said, /the lock was taken away/)

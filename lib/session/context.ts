@@ -17,7 +17,6 @@ import type { BackendChoice } from './backend-choice.js'
 import { collect, deadJails } from './collect.js'
 import type { Collected, CollectTools } from './collect.js'
 import { withLock } from './lock.js'
-import type { LockPlace } from './lock.js'
 import type { Platform } from './platform.js'
 import { openRegistry } from './registry.js'
 import type { Registry } from './registry.js'
@@ -97,10 +96,9 @@ export async function openSetup(): Promise<readonly SetupStep[]> {
     const { macSetupSteps } = await import('../setup/macos.js')
     const [, program = ''] = process.argv
     const mac = openMac(realSystem(), config)
-    const place = { system: mac.system, stateDir: config.stateDir }
     return macSetupSteps({
       ...mac,
-      lock: (work) => withLock(place, work),
+      lock: (work) => withLock(mac, work),
       node: process.execPath,
       program,
     })
@@ -136,14 +134,8 @@ export function collectTools({ system, registry, backend, platform }: Context): 
   return { system, registry, backend, cleanLaunch: (entry) => platform.cleanLaunch(entry) }
 }
 
-/** Where its lock is. */
-export const lockPlace = ({ system, config }: Pick<Context, 'system' | 'config'>): LockPlace => ({
-  system,
-  stateDir: config.stateDir,
-})
-
 /** Clears dead jails if there are any; nothing is locked when there are none. */
 export async function collectDead(context: Context): Promise<Collected> {
   if ((await deadJails(context, 'share')).length === 0) return { cleared: [], kept: [] }
-  return await withLock(lockPlace(context), () => collect(collectTools(context)))
+  return await withLock(context, () => collect(collectTools(context)))
 }

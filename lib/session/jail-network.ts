@@ -10,7 +10,6 @@ import { removeCgroups } from '../launch/cgroup.js'
 import { wantsCa } from '../plan/compile.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { Callers } from './callers.js'
-import { lockPlace } from './context.js'
 import type { LinuxContext } from './context.js'
 import { GateKeeper } from './gate-keeper.js'
 import type { HeldCommand } from './held-command.js'
@@ -80,7 +79,7 @@ export class JailNetwork {
         return
       }
       try {
-        await withLock(lockPlace(context), async () => {
+        await withLock(context, async () => {
           const isGone = await hold.close().catch(() => false)
           if (!isGone) await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
           if (network.groups !== undefined) await removeCgroups(jail)
@@ -257,6 +256,6 @@ export class JailNetwork {
 
   /** A namespace of its own is shared with nobody. */
   #locked(work: () => Promise<void>): Promise<void> {
-    return this.netns === undefined ? withLock(lockPlace(this.#options.context), work) : work()
+    return this.netns === undefined ? withLock(this.#options.context, work) : work()
   }
 }

@@ -4,7 +4,6 @@
  * does not hold the jail, and only the second line, the static deny, is looked at.
  */
 import type { NetworkHold, NetworkPlan } from '../backend/types.js'
-import { lockPlace } from './context.js'
 import type { LinuxContext } from './context.js'
 import type { HeldCommand } from './held-command.js'
 import { withLock } from './lock.js'
@@ -44,7 +43,7 @@ function rulesOf({ context, hold }: WatchedJail): Watched {
     intact: () => hold.intact(),
     ...(hold.glance === undefined ? {} : { glance: hold.glance.bind(hold) }),
     ...(hold.monitor === undefined ? {} : { monitor: hold.monitor.bind(hold) }),
-    restore: () => withLock(lockPlace(context), () => hold.restore()),
+    restore: () => withLock(context, () => hold.restore()),
   }
 }
 

@@ -7,10 +7,11 @@ import { errnoCode, errorMessage, JailError } from '../errors.js'
 import type { System } from '../system/types.js'
 import { LockHolder } from './lock-holder.js'
 
+/** Part of a `Context`. */
 export interface LockPlace {
   readonly system: System
-  /** The lock lies beside it. */
-  readonly stateDir: string
+  /** The lock lies beside the state directory. */
+  readonly config: { readonly stateDir: string }
 }
 
 /** Milliseconds. On a busy machine a hundred that each make an account wait two minutes for one another. */
@@ -29,7 +30,7 @@ export async function withLock<T>(place: LockPlace, work: () => Promise<T>): Pro
 
 type Release = () => Promise<void>
 
-async function acquire({ system, stateDir }: LockPlace): Promise<Release> {
+async function acquire({ system, config: { stateDir } }: LockPlace): Promise<Release> {
   const { default: lockfile } = await import('proper-lockfile')
   const fs = await LockHolder.create(system)
   const deadline = system.monotonic() + patience

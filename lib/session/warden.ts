@@ -13,7 +13,7 @@ import { Answers } from './answers.js'
 import { claimName } from './claim.js'
 import { collect } from './collect.js'
 import { endProcesses } from './processes.js'
-import { collectTools, lockPlace } from './context.js'
+import { collectTools } from './context.js'
 import type { LinuxContext } from './context.js'
 import { controlPath, serveControl } from './control.js'
 import type { Control } from './control.js'
@@ -132,7 +132,7 @@ export class Warden {
       await this.#prepare()
       return
     }
-    await withLock(lockPlace(this.#context), async () => {
+    await withLock(this.#context, async () => {
       // No dead jail's uid can be chosen, and so none that a later collection would empty of processes.
       await collect(collectTools(this.#context))
       this.#plan = await chooseAccount(this.#context, this.#plan, this.#facts)

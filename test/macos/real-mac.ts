@@ -146,7 +146,7 @@ async function run(command: readonly [string, ...string[]]): Promise<number> {
         drop: () => undefined,
         close: () => Promise.resolve(),
       }),
-    lock: <T>(work: () => Promise<T>) => withLock({ system, stateDir: settings.stateDir }, work),
+    lock: <T>(work: () => Promise<T>) => withLock({ system, config: settings }, work),
   }
   const events = { onDecisions: () => undefined, onNotice: warn, onRunning: () => undefined }
   const ending = await new MacWarden(parts, compilePlan(given, facts, request), facts, events).run()

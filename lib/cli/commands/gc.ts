@@ -3,7 +3,7 @@
  */
 import { exitCode } from '../../errors.js'
 import { collect } from '../../session/collect.js'
-import { collectTools, lockPlace, makeState, openContext } from '../../session/context.js'
+import { collectTools, makeState, openContext } from '../../session/context.js'
 import { clearBroken, clearTemporary } from '../../session/broken.js'
 import { withLock } from '../../session/lock.js'
 import type { CommandIo } from '../io.js'
@@ -11,7 +11,7 @@ import type { CommandIo } from '../io.js'
 export async function gcCommand({ json }: { json: boolean }, io: CommandIo): Promise<number> {
   const context = await openContext()
   await makeState(context)
-  const { cleared, kept } = await withLock(lockPlace(context), async () => {
+  const { cleared, kept } = await withLock(context, async () => {
     await context.backend.ensureStaticDeny(context.config.uidRange)
     await clearTemporary(context)
     const broken = await clearBroken(context)

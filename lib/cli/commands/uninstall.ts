@@ -30,7 +30,7 @@ export async function uninstallCommand(args: UninstallArgs, io: CommandIo): Prom
   }
   // Without a state directory nothing was ever set up or running here, and there is nothing to lock.
   if ((await system.lstat(config.stateDir)) === undefined) await remove()
-  else await withLock({ system, stateDir: config.stateDir }, remove)
+  else await withLock({ system, config }, remove)
   return 0
 }
 

@@ -1,9 +1,7 @@
 /** Commands about jails that run, and what they did. */
 import { isPath } from '../../policy/ref.js'
-import { jsonOption, policyOption, runningJail } from './types.js'
+import { always, jsonOption, policyOption, runningJail } from './types.js'
 import type { CommandSpec } from './types.js'
-
-const always = (): boolean => true
 
 export const jailCommands: readonly CommandSpec[] = [
   {

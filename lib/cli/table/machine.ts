@@ -1,7 +1,7 @@
 /** Commands about this machine. */
 import { exitCode } from '../../errors.js'
 import type { CommandIo } from '../io.js'
-import { jsonOption, policyOption } from './types.js'
+import { always, jsonOption, policyOption } from './types.js'
 import type { CommandSpec, PositionalSpec, Words } from './types.js'
 
 const service: PositionalSpec = {
@@ -88,7 +88,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'Stop such a jail and take it away',
     positionals: [service],
     examples: [['service uninstall bot', 'Its log and its account stay']],
-    needsRoot: () => true,
+    needsRoot: always,
     run: runService('uninstall'),
   },
   {
@@ -111,7 +111,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'The service users',
     options: [jsonOption],
     examples: [['account list', 'Which jail each belongs to']],
-    needsRoot: () => true,
+    needsRoot: always,
     run: runAccount('list'),
   },
   {
@@ -120,7 +120,7 @@ export const machineCommands: readonly CommandSpec[] = [
     positionals: [{ name: 'jail', kind: 'required', describe: 'The jail whose user it is' }],
     options: [jsonOption],
     examples: [['account remove my-bot', 'Refused while the jail runs']],
-    needsRoot: () => true,
+    needsRoot: always,
     run: runAccount('remove'),
   },
   {
@@ -128,7 +128,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'Clear what dead jails left (every command does it, too)',
     options: [jsonOption],
     examples: [['gc', 'Says what it cleared']],
-    needsRoot: () => true,
+    needsRoot: always,
     run: async (words, io) => {
       const { gcCommand } = await import('../commands/gc.js')
       return await gcCommand({ json: words.flag('json') }, io)
@@ -139,7 +139,7 @@ export const machineCommands: readonly CommandSpec[] = [
     summary: 'Take away everything agentjail put on this machine',
     options: [{ name: 'purge', type: 'flag', describe: 'Logs and configuration too' }],
     examples: [['uninstall --purge', 'Nothing is left but packages']],
-    needsRoot: () => true,
+    needsRoot: always,
     run: async (words, io) => {
       const { uninstallCommand } = await import('../commands/uninstall.js')
       return await uninstallCommand({ purge: words.flag('purge') }, io)

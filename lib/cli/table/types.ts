@@ -53,6 +53,9 @@ export interface CommandSpec {
   readonly run: (words: Words, io: CommandIo) => Promise<Ending | number>
 }
 
+/** Of `needsRoot`. */
+export const always = (): boolean => true
+
 /** The words of one command line, by the names of its spec. */
 export class Words {
   readonly #values: Readonly<Record<string, unknown>>

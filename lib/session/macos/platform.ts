@@ -71,7 +71,7 @@ function macWarden(
   facts: Facts,
   events: WardenEvents,
 ): JailWarden {
-  const { config, system } = parts
+  const { config } = parts
   let audit: AuditLog | undefined
   const openAudit = async (): Promise<AuditLog> => {
     audit = await openJailLog(config, plan, events.onNotice)
@@ -79,8 +79,7 @@ function macWarden(
   }
   return {
     run: async (signals: SignalRelay) => {
-      const lock = <T>(work: () => Promise<T>): Promise<T> =>
-        withLock({ system, stateDir: config.stateDir }, work)
+      const lock = <T>(work: () => Promise<T>): Promise<T> => withLock(parts, work)
       const onRunning = (running: Running): void => {
         signals.attach(running)
       }
