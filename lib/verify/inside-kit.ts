@@ -99,6 +99,49 @@ export const udp = (host: string, port: number, text: string, nonce: string): Pr
     })
   })
 
+/** What every battery tries the same way; the mapped address by a port of its own where the witness tells by ports. */
+export interface Reach {
+  readonly nonce: string
+  readonly target4: string
+  readonly target6: string
+  readonly host4: string
+  readonly hostPort: number
+  readonly socketPath: string
+  readonly metadata: boolean
+}
+
+/** A probe's word, by which the target or a service of the host knows it. */
+export const tokenOf = ({ nonce }: Pick<Reach, 'nonce'>, id: string): string =>
+  `agentjail:${nonce}:${id};`
+
+/** The network and services of the host: ways out that are the same on every system. */
+export const reachOut = async (given: Reach, mappedPort: number): Promise<void> => {
+  const { nonce, target4, target6, host4, hostPort, socketPath } = given
+  const token = (id: string): string => tokenOf(given, id)
+  const sendTcp = (id: string, host: string, port: number): Promise<void> =>
+    send(id, async () => (await tcp({ host, port }, token(id))).error || 'answered')
+  const sendUdp = (id: string, host: string, port: number): Promise<void> =>
+    send(id, () => udp(host, port, token(id), nonce))
+  const greet = (id: string, to: NetConnectOpts): Promise<void> => reach(id, to, token(id))
+  await Promise.all([
+    sendTcp('tcp-direct', target4, 443),
+    sendTcp('tcp-port', target4, 8081),
+    sendTcp('tcp-ipv6', target6, 8081),
+    sendTcp('tcp-mapped', `::ffff:${target4}`, mappedPort),
+    sendUdp('udp', target4, 8081),
+    sendUdp('udp-ipv6', target6, 8081),
+    sendUdp('quic', target4, 443),
+    sendUdp('dns-other', target4, 53),
+    sendUdp('loopback-udp', '127.0.0.1', hostPort),
+    greet('loopback-tcp', { host: '127.0.0.1', port: hostPort }),
+    greet('loopback-ipv6', { host: '::1', port: hostPort }),
+    greet('host-address', { host: host4, port: hostPort }),
+    greet('path-socket', { path: socketPath }),
+  ])
+  if (given.metadata) await greet('metadata', { host: '169.254.169.254', port: 80 })
+  else say('metadata', null, 'no metadata service answers on this machine')
+}
+
 /** Perl is part of every Debian and of macOS, and makes any system call. Rejects where it printed nothing. */
 export const perl = (script: string, ...args: string[]): Promise<string> =>
   new Promise((resolve, reject) => {

@@ -16,24 +16,18 @@ import {
   patience,
   perl,
   reach,
+  reachOut,
   say,
   send,
   sendByPerl,
-  tcp,
   textOf,
-  udp,
+  tokenOf,
   workspaceFiles,
 } from './inside-kit.js'
 import type { InsideConfig } from './types.js'
 
 const config = JSON.parse(process.env['AGENTJAIL_VERIFY'] ?? '') as InsideConfig
-const token = (id: string): string => `agentjail:${config.nonce}:${id};`
-
-const sendTcp = (id: string, host: string, port: number): Promise<void> =>
-  send(id, async () => (await tcp({ host, port }, token(id))).error || 'answered')
-
-const sendUdp = (id: string, host: string, port: number): Promise<void> =>
-  send(id, () => udp(host, port, token(id), config.nonce))
+const token = (id: string): string => tokenOf(config, id)
 
 const output = (program: string, args: readonly string[]): Promise<string> =>
   new Promise((resolve, reject) => {
@@ -44,22 +38,10 @@ const output = (program: string, args: readonly string[]): Promise<string> =>
   })
 
 const network = async (): Promise<void> => {
-  const { target4, target6, host4, device, hostPort } = config
+  const { target4, target6, host4, device } = config
   await Promise.all([
-    sendTcp('tcp-direct', target4, 443),
-    sendTcp('tcp-port', target4, 8081),
-    sendTcp('tcp-ipv6', target6, 8081),
-    sendTcp('tcp-mapped', `::ffff:${target4}`, 8081),
-    sendUdp('udp', target4, 8081),
-    sendUdp('udp-ipv6', target6, 8081),
-    sendUdp('quic', target4, 443),
-    sendUdp('dns-other', target4, 53),
-    reach('loopback-tcp', { host: '127.0.0.1', port: hostPort }, token('loopback-tcp')),
-    reach('loopback-ipv6', { host: '::1', port: hostPort }, token('loopback-ipv6')),
-    reach('host-address', { host: host4, port: hostPort }, token('host-address')),
+    reachOut(config, 8081),
     reach('abstract-socket', { path: `\0${config.abstractName}` }, token('abstract-socket')),
-    reach('path-socket', { path: config.socketPath }, token('path-socket')),
-    send('loopback-udp', () => udp('127.0.0.1', hostPort, token('loopback-udp'), config.nonce)),
   ])
   // SO_BINDTODEVICE is 25; MPTCP is 262, UDP-Lite 136 (<asm-generic/socket.h>, <linux/in.h>).
   const stream = `socket(my $s, 2, 1, $ARGV[3]) or do { print "none " if $! =~ /not supported/; print "socket: $!"; exit };
@@ -88,9 +70,6 @@ const network = async (): Promise<void> => {
     host4,
     own ? '1' : '',
   )
-  if (config.metadata)
-    await reach('metadata', { host: '169.254.169.254', port: 80 }, token('metadata'))
-  else say('metadata', null, 'no metadata service answers on this machine')
 }
 
 const names = async (): Promise<void> => {

@@ -14,50 +14,26 @@ import {
   inbound,
   leaveBehind,
   patience,
-  reach,
+  reachOut,
   say,
   send,
   sendByPerl,
   tcp,
-  udp,
   workspaceFiles,
 } from '../inside-kit.js'
 import type { MacInsideConfig } from '../types.js'
 
 const config = JSON.parse(process.env['AGENTJAIL_VERIFY'] ?? '') as MacInsideConfig
-const token = (id: string): string => `agentjail:${config.nonce}:${id};`
 /** Absent where the policy is transparent. */
 const proxy = ((): URL | undefined => {
   const text = process.env['HTTPS_PROXY']
   return text === undefined ? undefined : new URL(text)
 })()
 
-const sendTcp = (id: string, host: string, port: number): Promise<void> =>
-  send(id, async () => (await tcp({ host, port }, token(id))).error || 'answered')
-const sendUdp = (id: string, host: string, port: number): Promise<void> =>
-  send(id, () => udp(host, port, token(id), config.nonce))
-
 /** The ports tell the witness which probe it is: see `wire.ts`. */
 const network = async (): Promise<void> => {
-  const { target4, target6, host4, hostPort, socketPath } = config
-  await Promise.all([
-    sendTcp('tcp-direct', target4, 443),
-    sendTcp('tcp-port', target4, 8081),
-    sendTcp('tcp-mapped', `::ffff:${target4}`, 8082),
-    sendTcp('tcp-ipv6', target6, 8081),
-    sendUdp('udp', target4, 8081),
-    sendUdp('udp-ipv6', target6, 8081),
-    sendUdp('quic', target4, 443),
-    sendUdp('dns-other', target4, 53),
-    reach('loopback-tcp', { host: '127.0.0.1', port: hostPort }, token('loopback-tcp')),
-    reach('loopback-ipv6', { host: '::1', port: hostPort }, token('loopback-ipv6')),
-    reach('host-address', { host: host4, port: hostPort }, token('host-address')),
-    reach('path-socket', { path: socketPath }, token('path-socket')),
-    send('loopback-udp', () => udp('127.0.0.1', hostPort, token('loopback-udp'), config.nonce)),
-  ])
-  if (config.metadata)
-    await reach('metadata', { host: '169.254.169.254', port: 80 }, token('metadata'))
-  else say('metadata', null, 'no metadata service answers on this machine')
+  const { target4, target6 } = config
+  await reachOut(config, 8082)
   // Anyone may make a datagram socket of ICMP on macOS. Echo request: type 8 (ICMPv6: 128), code 0.
   const echo = `my ($kind, $to, $data) = @ARGV;
     my ($family, $protocol) = $kind eq 'icmp' ? (AF_INET, 1) : (AF_INET6, 58);
