@@ -5,6 +5,7 @@ import net from 'node:net'
 import { join } from 'node:path'
 import { performance } from 'node:perf_hooks'
 import type { GateConfig, GatePolicy } from '../lib/gate/protocol.js'
+import { plainGrant } from '../lib/policy/plain-grant.js'
 import type { Grant } from '../lib/policy/types.js'
 import { gateMain } from '../lib/session/gate-process.js'
 import { root } from '../test/lab/paths.js'
@@ -33,17 +34,12 @@ export function policyFor(
   return {
     grants: [
       {
-        id: 'g1',
-        host: { kind: 'exact', name },
-        ports: [{ first: port, last: port }],
-        proto: 'tcp',
-        inspect: 'sni',
-        access: 'full',
-        rules: [],
-        within: [],
-        private: false,
-        limits: {},
-        origin: { file: 'bench', line: 1, column: 1 },
+        ...plainGrant({
+          id: 'g1',
+          host: { kind: 'exact', name },
+          ports: [{ first: port, last: port }],
+          origin: { file: 'bench', line: 1, column: 1 },
+        }),
         ...grant,
       },
     ],

@@ -16,6 +16,7 @@ import { safeText, sanitiseDecisions } from '../lib/audit/sanitise.js'
 import { renderSummary } from '../lib/audit/summary.js'
 import { isTerminalBusy } from '../lib/audit/terminal.js'
 import { type ErrorCode, JailError } from '../lib/errors.js'
+import { plainGrant } from '../lib/policy/plain-grant.js'
 import type { Grant } from '../lib/policy/types.js'
 import { realSystem } from '../lib/system/real.js'
 
@@ -90,17 +91,12 @@ function readLines(dir: string): Record<string, unknown>[] {
 function runTests(): void {
   const origin = (line: number) => ({ file: 'p.yaml', line, column: 3 })
   const grant = (id: string, name: string, line: number, more: Partial<Grant> = {}): Grant => ({
-    id,
-    host: { kind: 'exact', name },
-    ports: [{ first: 443, last: 443 }],
-    proto: 'tcp',
-    inspect: 'sni',
-    access: 'full',
-    rules: [],
-    within: [],
-    private: false,
-    limits: {},
-    origin: origin(line),
+    ...plainGrant({
+      id,
+      host: { kind: 'exact', name },
+      ports: [{ first: 443, last: 443 }],
+      origin: origin(line),
+    }),
     ...more,
   })
   const policy: ExplainPolicy & { name: string; source: string } = {

@@ -22,6 +22,7 @@ import { parseCidr } from '../lib/policy/addresses.js'
 import { parseHostPattern } from '../lib/policy/hosts.js'
 import { isProblem } from '../lib/policy/problem.js'
 import type { Cidr, CidrGrant, Deny, Grant, HostPattern } from '../lib/policy/types.js'
+import { plainGrant } from '../lib/policy/plain-grant.js'
 
 const origin = { file: 'test', line: 1, column: 1 }
 let grantNumber = 0
@@ -40,17 +41,13 @@ export function cidr(text: string): Cidr {
 
 export function grant(text: string, port: number, more: Partial<Grant> = {}): Grant {
   return {
-    id: `g${++grantNumber}`,
-    host: host(text),
-    ports: [{ first: port, last: port }],
-    proto: 'tcp',
+    ...plainGrant({
+      id: `g${++grantNumber}`,
+      host: host(text),
+      ports: [{ first: port, last: port }],
+      origin,
+    }),
     inspect: port === 443 ? 'sni' : 'none',
-    access: 'full',
-    rules: [],
-    within: [],
-    private: false,
-    limits: {},
-    origin,
     ...more,
   }
 }

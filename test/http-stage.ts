@@ -15,6 +15,7 @@ import type { HttpContext, HttpServing } from '../lib/gate/http/types.js'
 import type { ResolvedCredential } from '../lib/gate/protocol.js'
 import { parseHello } from '../lib/gate/sni/hello.js'
 import type { Grant } from '../lib/policy/types.js'
+import { plainGrant } from '../lib/policy/plain-grant.js'
 
 export interface Seen {
   readonly method: string
@@ -60,20 +61,16 @@ export interface StageOptions {
 export function grant(more: Partial<Grant> & { readonly name?: string } = {}): Grant {
   const { name = 'api.example.com', ...rest } = more
   return {
-    id: 'g1',
-    host: { kind: 'exact', name },
-    ports: [
-      { first: 443, last: 443 },
-      { first: 80, last: 80 },
-    ],
-    proto: 'tcp',
+    ...plainGrant({
+      id: 'g1',
+      host: { kind: 'exact', name },
+      ports: [
+        { first: 443, last: 443 },
+        { first: 80, last: 80 },
+      ],
+      origin: { file: 'test', line: 1, column: 1 },
+    }),
     inspect: 'http',
-    access: 'full',
-    rules: [],
-    within: [],
-    private: false,
-    limits: {},
-    origin: { file: 'test', line: 1, column: 1 },
     ...rest,
   }
 }

@@ -6,6 +6,7 @@
 import type { ReasonCode } from '../audit/record.js'
 import { classifyAddress, contains } from '../policy/addresses.js'
 import { compileMatcher, type HostMatcher } from '../policy/hosts.js'
+import { plainGrant } from '../policy/plain-grant.js'
 import type { CidrGrant, Deny, Grant, PortRange } from '../policy/types.js'
 import type { GatePolicy } from './protocol.js'
 
@@ -55,19 +56,12 @@ export class Grants {
   /** In report mode, for a name that nothing grants: an exact grant of this port, public addresses only. */
   reported(name: string, port: number): Grant | undefined {
     if (!this.policy.report || this.isDenied(name)) return undefined
-    return {
+    return plainGrant({
       id: reportGrant,
       host: { kind: 'exact', name },
       ports: [{ first: port, last: port }],
-      proto: 'tcp',
-      inspect: 'sni',
-      access: 'full',
-      rules: [],
-      within: [],
-      private: false,
-      limits: {},
       origin: { file: 'report', line: 1, column: 1 },
-    }
+    })
   }
 
   /** Whether any grant by name has this port. */

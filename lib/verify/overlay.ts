@@ -2,6 +2,7 @@
  * The policy of a battery: the user's own, and a name of the battery's. Pure.
  * Invariant: it differs in what is listed here; nothing of the caller's secrets is loaded.
  */
+import { plainGrant } from '../policy/plain-grant.js'
 import type { Grant, Policy, PortRange } from '../policy/types.js'
 
 /** Names of the battery; `.example` is nobody's (RFC 2606). Only the first is granted. */
@@ -25,18 +26,10 @@ export interface Overlay {
 
 /** A name of the battery's own is granted and its DNS goes to the target; limits and files are the battery's. */
 export function overlay(policy: Policy, { address, ports, isNameless }: Overlay): Policy {
+  const origin = { file: 'agentjail verify', line: 1, column: 1 }
   const grant = (id: string, host: Grant['host']): Grant => ({
-    id,
-    host,
-    ports,
-    proto: 'tcp',
-    inspect: 'sni',
-    access: 'full',
-    rules: [],
-    within: [],
+    ...plainGrant({ id, host, ports, origin }),
     private: host.kind === 'exact',
-    limits: {},
-    origin: { file: 'agentjail verify', line: 1, column: 1 },
   })
   const next = policy.grants.length + 1
   const fixed = [names.granted, ...(isNameless ? [names.other] : [])]

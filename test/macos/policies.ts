@@ -9,6 +9,7 @@ import type {
   Policy,
   PortRange,
 } from '../../lib/policy/types.js'
+import { plainGrant } from '../../lib/policy/plain-grant.js'
 
 const origin = { file: 'test', line: 1, column: 1 }
 
@@ -26,17 +27,7 @@ export function cidr(text: string): Cidr {
 
 export function grant(id: string, name: string, more: Partial<Grant> = {}): Grant {
   return {
-    id,
-    host: host(name),
-    ports: [{ first: 443, last: 443 }],
-    proto: 'tcp',
-    inspect: 'sni',
-    access: 'full',
-    rules: [],
-    within: [],
-    private: false,
-    limits: {},
-    origin,
+    ...plainGrant({ id, host: host(name), ports: [{ first: 443, last: 443 }], origin }),
     ...more,
   }
 }
