@@ -115,11 +115,31 @@ export const start = async ({ lab, prefix }: Bench, argv: readonly string[] = kn
   return jail
 }
 
+/** Into the jail that runs. */
+export const joining = ['run', '--join', 'faults', '--'] as const
+
+export const joined = (lab: Lab, argv: readonly string[], timeout = 20_000) =>
+  lab.agentjail([...joining, ...argv], { timeout })
+
 export const granted = (lab: Lab) =>
-  lab.agentjail([
-    ...['run', '--join', 'faults', '--'],
-    ...['curl', '-sS', '--max-time', '5', 'https://plain.example/ok'],
-  ])
+  joined(lab, ['curl', '-sS', '--max-time', '5', 'https://plain.example/ok'])
+
+/** One test for each; AGENTJAIL_CASE: only those whose name has it. */
+export async function eachCase(
+  t: Test,
+  bench: Bench,
+  timeout: number,
+  cases: Readonly<Record<string, (t: Test, bench: Bench) => Promise<void>>>,
+  after?: (t: Test, name: string) => Promise<void>,
+) {
+  const only = process.env['AGENTJAIL_CASE']
+  for (const [name, run] of Object.entries(cases))
+    if (only === undefined || name.includes(only))
+      await t.test(name, { timeout }, async (t) => {
+        await run(t, bench)
+        await after?.(t, name)
+      })
+}
 
 export const gc = async (t: Test, lab: Lab, name: string) => {
   const result = await lab.agentjail(['gc'], { timeout: 30_000 })

@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import { damage, denyLine, firewall, tool } from '../lab/firewall.js'
 import {
   cwd,
+  eachCase,
   eventually,
   gates,
   gc,
@@ -14,6 +15,8 @@ import {
   hammer,
   isolations,
   jailed,
+  joined,
+  joining,
   nothingLeft,
   openBench,
   policyPath,
@@ -83,17 +86,10 @@ const httpGateKilled = async (t: Test, bench: Bench) => {
   const certificate = `openssl s_client -connect api.openai.com:443 -servername api.openai.com -verify_return_error \
     -CAfile "$SSL_CERT_FILE" </dev/null 2>&1`
   const ask = () =>
-    lab.agentjail(
-      [
-        'run',
-        '--join',
-        'faults',
-        '--',
-        'sh',
-        '-c',
-        `curl -sS -m 5 https://api.openai.com/v1/models; ${certificate}`,
-      ],
-      { timeout: 30_000 },
+    joined(
+      lab,
+      ['sh', '-c', `curl -sS -m 5 https://api.openai.com/v1/models; ${certificate}`],
+      30_000,
     )
   const issuer = (text: string) => /^issuer=.*$/m.exec(text)?.[0]
   const before = await ask()
@@ -319,26 +315,10 @@ const joinAndStop = async (t: Test, bench: Bench) => {
   const jail = await start(bench)
   const taken = await lab.agentjail([...prefix, '--', 'true'], { cwd })
   t.match(taken, { code: 125, stderr: /jail faults is running already: pid \d+, since .*--join/ })
-  const joined = await lab.agentjail([
-    'run',
-    '--join',
-    'faults',
-    '--',
-    'sh',
-    '-c',
-    'id -un; exit 7',
-  ])
-  t.match(joined, { code: 7, stdout: 'aj-faults\n' }, 'same user, own exit code')
+  const other = await joined(lab, ['sh', '-c', 'id -un; exit 7'])
+  t.match(other, { code: 7, stdout: 'aj-faults\n' }, 'same user, own exit code')
   t.ok(jailed(lab).length > 0, 'the jail goes on after it')
-  const second = lab.spawnAgentjail([
-    'run',
-    '--join',
-    'faults',
-    '--',
-    'sh',
-    '-c',
-    'echo in; sleep 60',
-  ])
+  const second = lab.spawnAgentjail([...joining, 'sh', '-c', 'echo in; sleep 60'])
   await second.until(/in/)
   const stopped = await lab.agentjail(['stop', 'faults'])
   t.match(stopped, { code: 0, stdout: 'faults: stopped\n' })
@@ -368,9 +348,6 @@ for (const isolation of isolations) {
       'closed streams': streams,
       'join and stop': joinAndStop,
     }
-    const only = process.env['AGENTJAIL_CASE']
-    for (const [name, run] of Object.entries(cases))
-      if (only === undefined || name.includes(only))
-        await t.test(name, { timeout }, (t) => run(t, bench))
+    await eachCase(t, bench, timeout, cases)
   })
 }

@@ -12,6 +12,7 @@ import {
   cwd,
   eventually,
   isolations,
+  joined,
   nothingLeft,
   openBench,
   policyPath,
@@ -60,15 +61,16 @@ const afresh = async (lab: Lab) => {
 
 /** An answer is awaited: a gate may accept what it then resets. */
 const connects = (lab: Lab) =>
-  lab.agentjail(
+  joined(
+    lab,
     [
-      ...['run', '--join', 'faults', '--', 'perl', '-MIO::Socket::INET', '-e'],
+      ...['perl', '-MIO::Socket::INET', '-e'],
       `$SIG{PIPE} = 'IGNORE';
        alarm 10;
        my $to = IO::Socket::INET->new(PeerAddr => '${evil.v4}:${port}', Timeout => 3);
        print $to && syswrite($to, 'x') && sysread($to, my $answer, 1) ? 'connected' : "no: $!"`,
     ],
-    { timeout: 30_000 },
+    30_000,
   )
 
 interface FlowSet {
