@@ -89,7 +89,7 @@ export interface NetworkHold {
    * yet. Where the jail stays on the host's network: at once, its rules go in with `connectGate`.
    */
   readonly installed: Promise<void>
-  /** `uid`: the gate's ports are known only once it listens; rules go in (and are read back) here. */
+  /** `uid`: the gate's ports are known only once it listens; static deny and rules go in (and are read back) here. */
   connectGate(ports: readonly GatePort[]): Promise<void>
   /** In force in the kernel when this resolves. */
   pin(pins: readonly Pin[]): Promise<void>
@@ -115,12 +115,21 @@ export interface NetworkHold {
   close(): Promise<boolean>
 }
 
+/** Runs a change under the lock. */
+export type Locked = <T>(work: () => Promise<T>) => Promise<T>
+
+/** Where the caller has the lock already. */
+export const unlocked: Locked = (work) => work()
+
 export interface Backend {
   readonly name: 'nftables' | 'iptables' | 'pf'
   /** Exactly what will be loaded for a plan, in order. Pure. */
   render(plan: NetworkPlan): readonly RenderedRules[]
-  /** The deny of the whole reserved range: installed if absent, read back always. */
-  ensureStaticDeny(range: UidRange): Promise<void>
+  /**
+   * The deny of the whole reserved range: installed if absent, read back always.
+   * @param locked for a change; a look needs no lock. Absent: the caller has it.
+   */
+  ensureStaticDeny(range: UidRange, locked?: Locked): Promise<void>
   /** As a hold's, for the static deny. */
   monitorStaticDeny?(onChange: () => void, onEnd: () => void): RuleMonitor
   open(plan: NetworkPlan): Promise<NetworkHold>

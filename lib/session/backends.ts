@@ -53,7 +53,8 @@ function nftables(request: BackendRequest): Backend {
       const old = plan.isolation === 'uid' ? await former() : undefined
       if (old !== undefined) {
         if (await old.hasJails()) throw heldByOther('iptables', '--backend iptables')
-        // Its deny of the range knows nothing of what this one opens; this one's is in force already.
+        // Its deny of the range knows nothing of what this one opens.
+        await backend.ensureStaticDeny(plan.range)
         await old.uninstall()
         await forgetVariant(system, stateDir)
       }
@@ -84,18 +85,20 @@ async function iptables(request: BackendRequest, variant: Variant): Promise<Back
   return {
     ...backend,
     open: async (plan) => {
-      if (plan.isolation === 'uid' && (await nftHasJails()))
-        throw heldByOther('nftables', '--backend nftables')
+      if (plan.isolation === 'uid') {
+        if (await nftHasJails()) throw heldByOther('nftables', '--backend nftables')
+        await noteVariant(system, stateDir, variant)
+      }
       return await backend.open(plan)
     },
-    ensureStaticDeny: async (range) => {
+    ensureStaticDeny: async (range, locked) => {
       // Ours would close the jails that nftables holds: as long as they run, its own deny is the one in force.
       if (former !== undefined && (await nftHasJails())) {
-        await former.ensureStaticDeny(range)
+        await former.ensureStaticDeny(range, locked)
         return
       }
       await noteVariant(system, stateDir, variant)
-      await backend.ensureStaticDeny(range)
+      await backend.ensureStaticDeny(range, locked)
     },
     collect: async (jail) => {
       await backend.collect(jail)

@@ -47,10 +47,11 @@ function rulesOf({ context, hold }: WatchedJail): Watched {
   }
 }
 
-function staticDeny({ backend, config }: LinuxContext): Watched {
+function staticDeny(context: LinuxContext): Watched {
+  const { backend, config } = context
   return {
     intact: async () => {
-      await backend.ensureStaticDeny(config.uidRange)
+      await backend.ensureStaticDeny(config.uidRange, (work) => withLock(context, work))
       return true
     },
     ...(backend.monitorStaticDeny === undefined

@@ -3,6 +3,7 @@
  * Invariant: an account that is there is only looked at; a new one is chosen, claimed and made under the lock.
  */
 import { ensureAccount, ensureGateUser, findAccount } from '../account/linux.js'
+import type { Locked } from '../backend/types.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { accountName } from '../plan/names.js'
 import type { LinuxContext } from './context.js'
@@ -12,15 +13,15 @@ export interface Prepared {
   /** For the account as it really is. */
   readonly plan: Plan
   readonly gateUser: { readonly uid: number; readonly gid: number }
-  /** Settles when the static deny is in force and read back. */
-  readonly deny: () => Promise<void>
+  /** Settles when the static deny is in force and read back; `locked` as of `Backend.ensureStaticDeny`. */
+  readonly deny: (locked?: Locked) => Promise<void>
 }
 
 /** Shared things: looked at always, changed only where something is missing. A new account is made only where it is denied. */
 export async function prepareMachine(context: LinuxContext, plan: Plan): Promise<Prepared> {
   const { system, config, tools, backend } = context
   const { account, jail } = plan
-  const deny = (): Promise<void> => backend.ensureStaticDeny(config.uidRange)
+  const deny = (locked?: Locked): Promise<void> => backend.ensureStaticDeny(config.uidRange, locked)
   if (!account.exists) await deny()
   const gateUser = await ensureGateUser(system, config, tools)
   const real = await ensureAccount(system, config, tools, account, jail)

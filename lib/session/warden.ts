@@ -7,6 +7,7 @@ import type { AuditLog } from '../audit/log.js'
 import { createScrub } from '../credentials/scrub.js'
 import { launchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
+import type { Locked } from '../backend/types.js'
 import type { Ending, LaunchSpec, Running } from '../launch/types.js'
 import type { Facts, Plan } from '../plan/types.js'
 import { Answers } from './answers.js'
@@ -51,7 +52,7 @@ export class Warden {
   #network: JailNetwork | undefined
   #gateUser = { uid: 0, gid: 0 }
   /** Settles when the static deny of the reserved range is in force. */
-  #deny: () => Promise<void> = () => Promise.resolve()
+  #deny: (locked?: Locked) => Promise<void> = () => Promise.resolve()
   #extraCa: string | undefined
 
   constructor(
@@ -188,7 +189,7 @@ export class Warden {
   }
 
   /** The launch's own steps run while rules are read back and sockets opened; the command itself waits for all of it. */
-  async #launch(gate: StartingGate, { hold }: JailNetwork): Promise<Running> {
+  async #launch(gate: StartingGate, { hold, netns }: JailNetwork): Promise<Running> {
     this.#extraCa = gate.ca
     // Before the launch: one that fails half-way may have started something.
     this.#undo.push('end the command', 'processes', async () => {
@@ -198,7 +199,13 @@ export class Warden {
     })
     // In a turn of its own: the first step of the launch, which takes longest, is spawned before.
     const held = Promise.resolve().then(() =>
-      Promise.all([gate.connect(), this.#deny(), hold.installed, this.#serve()]),
+      Promise.all([
+        gate.connect(),
+        // On the host's network `connectGate` sees to it: two that change what jails share would be in each other's way.
+        netns === undefined ? undefined : this.#deny((work) => withLock(this.#context, work)),
+        hold.installed,
+        this.#serve(),
+      ]),
     )
     // The launch may fail, or be slow, before it asks.
     held.catch(() => undefined)

@@ -247,6 +247,21 @@ const flushed = async (t: Test, { lab, variant, prefix }: Bench) => {
   await lab.agentjail(['gc'])
 }
 
+/** What jails share is put back and used by one start: its own steps do not get in each other's way. */
+const baseIsGone = async (t: Test, { lab, variant, prefix }: Bench) => {
+  const six = variant.replace('iptables', 'ip6tables')
+  const flush = ['filter', 'security', 'nat'].flatMap((table) =>
+    [variant, six].map((tool) => `${tool} -t ${table} -F OUTPUT`),
+  )
+  const failed: string[] = []
+  for (let n = 0; n < 15; n++) {
+    t.equal((await lab.run(['sh', '-ec', flush.join('\n')])).code, 0)
+    const { code, stderr } = await lab.agentjail([...prefix, '--', 'true'], { cwd: '/srv/work' })
+    if (code !== 0) failed.push(stderr)
+  }
+  t.same(failed, [], 'each start succeeds')
+}
+
 /** A jail's gate is for that jail: another user's connection to its port is refused. */
 const gateIsPrivate = async (t: Test, { lab, variant, prefix }: Bench) => {
   const jail = lab.spawnAgentjail([...prefix, '--', 'sh', '-c', 'echo started; exec sleep 60'], {
@@ -321,6 +336,7 @@ for (const variant of ['iptables-nft', 'iptables-legacy'] as const) {
       await t.test(`${isolation}: refused`, { timeout }, (t) => refused(t, bench))
       await t.test(`${isolation}: leaves nothing`, { timeout }, (t) => leavesNothing(t, bench))
       if (isolation === 'namespace') continue
+      await t.test('uid: the base is gone', { timeout }, (t) => baseIsGone(t, bench))
       await t.test('uid: the gate is private', { timeout }, (t) => gateIsPrivate(t, bench))
       await t.test('uid: flushed by another tool', { timeout }, (t) => flushed(t, bench))
     }

@@ -50,7 +50,7 @@ export function iptablesBackend({
       return families.some((family) => jailUids(listings[family]).length > 0)
     },
     render: renderPlan,
-    ensureStaticDeny: (wanted) => ensureBase(tool, wanted, 'either'),
+    ensureStaticDeny: (wanted, locked) => ensureBase(tool, wanted, 'either', locked),
     open: (plan) =>
       plan.isolation === 'namespace'
         ? openNamespace(system, tools, plan)

@@ -8,7 +8,8 @@ import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
 import { endGuard, ensureGuard, isGuardHeld } from '../guard.js'
 import type { GuardMaker, GuardPlace } from '../guard.js'
-import type { GatePort, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
+import { unlocked } from '../types.js'
+import type { GatePort, Locked, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
 import { printChange, printSets } from './ast.js'
 import type { Change, Family } from './ast.js'
 import { baseChanges, findBaseProblem, hasGates, idleChanges, jailUids } from './base.js'
@@ -44,12 +45,28 @@ export async function ensureBase(
   tool: Tool,
   range: UidRange,
   gates: 'needed' | 'either',
+  locked: Locked = unlocked,
 ): Promise<void> {
   if (gates === 'needed') await tool.loadSets(printSets(sharedSets, []))
-  const listings = await tool.lists()
-  const broken = families.filter(
-    (family) => findBaseProblem(family, range, listings[family], gates) !== undefined,
-  )
+  const find = (listings: Listings): Family[] =>
+    families.filter(
+      (family) => findBaseProblem(family, range, listings[family], gates) !== undefined,
+    )
+  if (find(await tool.lists()).length === 0) return
+  // Its steps and another's would be in each other's way.
+  await locked(async () => {
+    const listings = await tool.lists()
+    await mend(tool, range, gates, listings, find(listings))
+  })
+}
+
+async function mend(
+  tool: Tool,
+  range: UidRange,
+  gates: 'needed' | 'either',
+  listings: Listings,
+  broken: readonly Family[],
+): Promise<void> {
   if (broken.length === 0) return
   for (const family of broken) {
     const withGates = gates === 'needed' || hasGates(listings[family])

@@ -5,6 +5,7 @@
 import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
 import { endGuard, guardPlace } from '../guard.js'
+import { unlocked } from '../types.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
 import { guardLook } from './guard.js'
 import { loopbackRoutes, openNamespace } from './namespace.js'
@@ -79,14 +80,18 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
   return {
     name: 'nftables',
     render: renderPlan,
-    ensureStaticDeny: async (range) => {
+    ensureStaticDeny: async (range, locked = unlocked) => {
       const look = async (): Promise<string | undefined> =>
         findStaticProblem(range, await list(tableName.static))
       if ((await look()) === undefined) return
-      await load(staticCommands(range))
-      const difference = await look()
-      if (difference !== undefined)
-        throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
+      await locked(async () => {
+        // Somebody may have been faster, and with the fuller form.
+        if ((await look()) === undefined) return
+        await load(staticCommands(range))
+        const difference = await look()
+        if (difference !== undefined)
+          throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
+      })
     },
     monitorStaticDeny: (onChange, onEnd) =>
       openMonitor(system, tools.perl, { tables: [tableName.static] }, onChange, onEnd),
