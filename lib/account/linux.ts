@@ -4,9 +4,11 @@
  * range, locked, expired, a home that is its own and 0700.
  */
 import { JailError } from '../errors.js'
-import { accountComment, accountName } from '../plan/names.js'
+import { accountComment } from '../plan/names.js'
 import type { JailName } from '../plan/names.js'
 import type { AccountFacts, Settings } from '../plan/types.js'
+import { nameFor, refuseUnfit } from './fit.js'
+import type { AccountRequest } from './fit.js'
 import type { Argv, System } from '../system/types.js'
 import { groupsOf, hasSubordinateRange, isExpired, parsePasswd, processCount } from './passwd.js'
 import type { PasswdEntry } from './passwd.js'
@@ -16,13 +18,6 @@ export interface AccountTools {
   readonly userdel: string
 }
 
-export interface AccountRequest {
-  readonly jail: JailName
-  /** `--user`: an existing account may be used because it was named. */
-  readonly user?: string
-  readonly callerUid: number
-}
-
 /** What would be used or made; changes nothing. */
 export async function findAccount(
   system: System,
@@ -30,12 +25,12 @@ export async function findAccount(
   request: AccountRequest,
 ): Promise<AccountFacts> {
   const entries = await passwdEntries(system)
-  const name = request.user ?? accountName(request.jail)
+  const name = nameFor(request)
   const entry = entries.find((one) => one.name === name)
   if (entry === undefined) {
     const uid = await freeUid(system, settings, entries)
     return {
-      name: checkedName(name),
+      name,
       uid,
       gid: uid,
       home: `${settings.homeDir}/${request.jail}`,
@@ -44,35 +39,6 @@ export async function findAccount(
   }
   refuseUnfit(entry, settings, request)
   return { name, uid: entry.uid, gid: entry.gid, home: entry.home, exists: true }
-}
-
-function checkedName(name: string): string {
-  if (/^[a-z][a-z0-9-]{0,30}$/.test(name)) return name
-  throw new JailError('NAME_INVALID', `${JSON.stringify(name.slice(0, 40))} is not a user name`, {
-    hint: 'use a-z, 0-9 and hyphens, a letter first, 31 characters at most',
-  })
-}
-
-function refuseUnfit(entry: PasswdEntry, settings: Settings, request: AccountRequest): void {
-  const refuse = (why: string, hint: string): never => {
-    throw new JailError('ACCOUNT', `user ${entry.name} cannot be a jail's: ${why}`, { hint })
-  }
-  if (entry.uid === 0) refuse('it is root', 'leave --user away, or name another user')
-  if (entry.uid === request.callerUid)
-    refuse('it is the calling user', 'a jail needs a user of its own: leave --user away')
-  const { first, last } = settings.uidRange
-  if (entry.uid < first || entry.uid > last) {
-    refuse(
-      `its uid ${entry.uid} is outside the reserved range ${first}-${last}, which is what the firewall denies`,
-      'leave --user away, or give the user a uid of that range',
-    )
-  }
-  if (request.user === undefined && entry.comment !== accountComment(request.jail)) {
-    refuse(
-      "it exists and is not marked as agentjail's",
-      `name it with --user ${entry.name} if it shall be used`,
-    )
-  }
 }
 
 /** Makes it if need be, and checks it; gives it as it is: useradd chooses the group's number. Call it under the lock. */
@@ -136,7 +102,8 @@ async function ensureExpired(system: System, tools: AccountTools, name: string):
 }
 
 async function checkAccount(system: System, account: AccountFacts): Promise<PasswdEntry> {
-  const entry = (await passwdEntries(system)).find(({ name }) => name === account.name)
+  const entries = await passwdEntries(system)
+  const entry = entries.find(({ name }) => name === account.name)
   const wrong = (what: string): never => {
     throw new JailError('ACCOUNT', `user ${account.name} is not fit for a jail: ${what}`, {
       hint: `mend it, or remove it with: agentjail account remove ${account.name.replace(/^aj-/, '')}`,
@@ -144,6 +111,8 @@ async function checkAccount(system: System, account: AccountFacts): Promise<Pass
   }
   if (entry?.uid !== account.uid)
     return wrong(`its uid is ${entry?.uid ?? 'missing'} instead of ${account.uid}`)
+  const twin = entries.find(({ name, uid }) => uid === account.uid && name !== account.name)
+  if (twin !== undefined) wrong(`${twin.name} has the same uid`)
   const groups = groupsOf((await system.readFile('/etc/group')) ?? '', account.name)
   if (groups.length > 0) wrong(`it is a member of ${groups.join(', ')}`)
   for (const file of ['/etc/subuid', '/etc/subgid']) {

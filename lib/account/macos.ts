@@ -4,12 +4,13 @@
  * shell, locked, hidden, a home that is its own and 0700.
  */
 import { errorMessage, JailError } from '../errors.js'
-import { accountComment, accountName } from '../plan/names.js'
+import { accountComment } from '../plan/names.js'
 import type { JailName } from '../plan/names.js'
 import type { AccountFacts, Settings } from '../plan/types.js'
 import type { System } from '../system/types.js'
 import { deleteRecord, listRecords, readRecord, writeRecord } from './dscl.js'
-import type { AccountRequest } from './linux.js'
+import { nameFor, refuseUnfit } from './fit.js'
+import type { AccountRequest } from './fit.js'
 import { processCount } from './passwd.js'
 
 export interface MacAccount {
@@ -34,11 +35,7 @@ export async function findMacAccount(
   settings: Settings,
   request: AccountRequest,
 ): Promise<AccountFacts> {
-  const name = request.user ?? accountName(request.jail)
-  if (!/^[a-z][a-z0-9-]{0,30}$/.test(name))
-    throw new JailError('NAME_INVALID', `${JSON.stringify(name.slice(0, 40))} is not a user name`, {
-      hint: 'use a-z, 0-9 and hyphens, a letter first, 31 characters at most',
-    })
+  const name = nameFor(request)
   const found = (await listMacUsers(system)).find((user) => user.name === name)
   if (found === undefined) {
     const uid = await freeUid(system, settings)
@@ -240,26 +237,6 @@ async function listMacUsers(system: System): Promise<MacAccount[]> {
     home: homes.get(name) ?? '',
     comment: comments.get(name) ?? '',
   }))
-}
-
-function refuseUnfit(user: MacAccount, settings: Settings, request: AccountRequest): void {
-  const refuse = (why: string, hint: string): never => {
-    throw new JailError('ACCOUNT', `user ${user.name} cannot be a jail's: ${why}`, { hint })
-  }
-  const { first, last } = settings.uidRange
-  if (user.uid === 0) refuse('it is root', 'leave --user away, or name another user')
-  if (user.uid === request.callerUid)
-    refuse('it is the calling user', 'a jail needs a user of its own: leave --user away')
-  if (user.uid < first || user.uid > last)
-    refuse(
-      `its uid ${String(user.uid)} is outside the reserved range ${String(first)}-${String(last)}, which is what the firewall denies`,
-      'leave --user away, or give the user a uid of that range',
-    )
-  if (request.user === undefined && user.comment !== accountComment(request.jail))
-    refuse(
-      "it exists and is not marked as agentjail's",
-      `name it with --user ${user.name} if it shall be used`,
-    )
 }
 
 async function takenIds(system: System): Promise<Set<number>> {

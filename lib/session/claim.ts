@@ -1,15 +1,16 @@
 /**
- * Claims a jail's name: its entry in the registry, written before the first effect.
- * Invariant: one holder a name; who else asks is told who holds it.
+ * Claims a jail's name and user: its entry in the registry, written before the first effect.
+ * Invariant: one holder a name, one jail a user; who else asks is told who holds it.
  */
 import { createScrub } from '../credentials/scrub.js'
 import { JailError } from '../errors.js'
+import { accountName } from '../plan/names.js'
 import type { Plan } from '../plan/types.js'
 import type { System } from '../system/types.js'
 import { entryVersion, isAlive, ownIdentity } from './registry.js'
 import type { Registry, RegistryEntry } from './registry.js'
 
-/** Throws NAME_TAKEN. */
+/** Throws NAME_TAKEN; ACCOUNT where `--user` named one that another jail has. */
 export async function claimName(
   system: System,
   registry: Registry,
@@ -32,9 +33,28 @@ export async function claimName(
     owner: await ownIdentity(system),
     phase: 'starting',
   }
-  if (await registry.claim(entry)) return entry
+  if (await registry.claim(entry)) {
+    // The user that goes by the jail's name is claimed with it.
+    if (account.name === accountName(jail)) return entry
+    try {
+      await refuseShared(registry, entry)
+      return entry
+    } catch (error) {
+      await registry.remove(jail)
+      throw error
+    }
+  }
   const holder = await registry.read(jail)
   throw nameTaken(jail, holder, holder !== undefined && (await isAlive(system, holder.owner)))
+}
+
+/** Each claims first and looks then: of two at the same instant one at least sees the other. */
+async function refuseShared(registry: Registry, { name, uid, user }: RegistryEntry): Promise<void> {
+  const other = (await registry.list()).find((entry) => entry.uid === uid && entry.name !== name)
+  if (other === undefined) return
+  throw new JailError('ACCOUNT', `user ${user} is jail ${other.name}'s already`, {
+    hint: `end that jail first, or join it: --join ${other.name}`,
+  })
 }
 
 /**

@@ -2,7 +2,7 @@
  * What commands need of the operating system beyond `System` and `Backend`, behind one interface.
  * Invariant: chosen once, in `context.ts`; nothing else asks which platform this is.
  */
-import type { AccountRequest } from '../account/linux.js'
+import type { AccountRequest } from '../account/fit.js'
 import type { AccountFacts, Facts, Plan } from '../plan/types.js'
 import type { JailName } from '../plan/names.js'
 import type { Isolation } from '../policy/types.js'

@@ -149,6 +149,9 @@ t.test('refusals name the way out, and leave nothing half made', async (t) => {
   await t.rejects(findMacAccount(mac, settings, { ...request, user: '../x' }), {
     code: 'NAME_INVALID',
   })
+  await t.rejects(findMacAccount(mac, settings, { ...request, user: 'aj-other' }), {
+    message: 'user aj-other is the own user of jail other',
+  })
 })
 
 t.test('an account that changed is not used', async (t) => {
