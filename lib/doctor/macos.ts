@@ -2,9 +2,12 @@
  * What the doctor looks at on macOS instead of Linux's kernel, packages and accounts.
  * Invariant: as everywhere here: a check changes nothing.
  */
+import { realpathSync } from 'node:fs'
 import { listMacAccounts } from '../account/macos.js'
 import { listRecords } from '../account/dscl.js'
 import type { PfBackend } from '../backend/pf/index.js'
+import { gateMain } from '../session/gate-process.js'
+import { closedTo, readableHint } from '../session/macos/readable.js'
 import { isAlive, openRegistry } from '../session/registry.js'
 import { rangeText } from '../setup/config.js'
 import type { SetupStep } from '../setup/setup.js'
@@ -30,6 +33,7 @@ export function macChecks(mac: MacDoctor): readonly Check[] {
     setUp(mac),
     accounts,
     fullDiskAccess,
+    readable,
     homes,
     log,
     leftovers,
@@ -152,6 +156,19 @@ const fullDiskAccess: Check = {
         fix: 'System Settings > Privacy & Security > Full Disk Access: the terminal, or sshd-keygen-wrapper for SSH',
       }
     }
+  },
+}
+
+const readable: Check = {
+  name: 'readable',
+  why: 'the gate runs as a user of its own, which starts Node and agentjail where they are',
+  run: async ({ system }) => {
+    for (const path of [realpathSync(process.execPath), gateMain]) {
+      const closed = await closedTo(system, -1, path)
+      if (closed !== undefined)
+        return { state: 'fail', detail: `${closed} is closed to others`, fix: readableHint }
+    }
+    return ok('Node and agentjail can be read by every user')
   },
 }
 

@@ -8,6 +8,7 @@ import type { Facts, Plan } from '../plan/types.js'
 import { accountName } from '../plan/names.js'
 import type { LinuxContext } from './context.js'
 import { refuseShared } from './processes.js'
+import { withAccount } from './replan.js'
 
 export interface Prepared {
   /** For the account as it really is. */
@@ -42,17 +43,4 @@ export async function chooseAccount(
     ...(account.name === accountName(jail) ? {} : { user: account.name }),
   })
   return withAccount(plan, found)
-}
-
-/** The same plan for an account whose uid was chosen only now. */
-function withAccount(plan: Plan, account: Plan['account']): Plan {
-  return {
-    ...plan,
-    account,
-    network: { ...plan.network, uid: account.uid },
-    // `verify` may launch under another user on purpose.
-    ...(plan.launch.user.uid === plan.account.uid
-      ? { launch: { ...plan.launch, user: account } }
-      : {}),
-  }
 }

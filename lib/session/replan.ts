@@ -1,5 +1,5 @@
 /**
- * From a new policy to the plan that a running jail changes to. Pure.
+ * Plans made of plans: for a new policy of a running jail, for an account chosen after the facts. Pure.
  * Invariant: command, account, uid and keys stay as the jail was started with.
  */
 import { JailError } from '../errors.js'
@@ -38,4 +38,17 @@ function refuseNewCa(before: GatePolicy, after: GatePolicy): void {
     'the new policy needs inspect: http, for which the command must trust a certificate from its start; the old one stays in force',
     { hint: 'end the jail and run it again' },
   )
+}
+
+/** The same plan for an account whose uid was chosen only now. */
+export function withAccount(plan: Plan, account: Plan['account']): Plan {
+  return {
+    ...plan,
+    account,
+    network: { ...plan.network, uid: account.uid },
+    // `verify` may launch under another user on purpose.
+    ...(plan.launch.user.uid === plan.account.uid
+      ? { launch: { ...plan.launch, user: account } }
+      : {}),
+  }
 }

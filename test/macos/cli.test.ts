@@ -45,6 +45,12 @@ t.test('plan changes nothing; setup denies, once; doctor says so', async (t) => 
   t.match(well, /ok +pf +enabled/)
   const failed = [...well.matchAll(/^FAIL +(\S+)/gm)].map(([, name]) => name)
   t.same(failed, ['dns'], 'the model has no DNS server that answers')
+  const close = (mode: string) =>
+    mac.run(['/usr/bin/perl', '-e', `chmod ${mode}, '/srv' or die "$!\n"`])
+  await close('0700')
+  const { stdout: shut } = await mac.jail('doctor')
+  await close('0755')
+  t.match(shut, /FAIL +readable +\/srv is closed to others\n.*fix: install Node and agentjail/s)
 })
 
 t.test('run: exit codes, denials, nothing left', async (t) => {

@@ -113,14 +113,17 @@ async function probes(): Promise<void> {
 }
 
 async function run(command: readonly [string, ...string[]]): Promise<number> {
-  const account = await findMacAccount(system, settings, { jail, callerUid: 501 })
+  const account = await findMacAccount(system, settings, {
+    jail,
+    callerUid: Number(process.env['SUDO_UID'] ?? 501),
+  })
   const facts: Facts = {
     platform: 'darwin',
     settings,
     account,
     resolvers: await hostResolvers(system),
     hostAddresses: ownAddresses(),
-    caller: { uid: 501, gid: 20 },
+    caller: { uid: Number(process.env['SUDO_UID'] ?? 501), gid: 20 },
     callerEnv: {},
     nodePath: process.execPath,
     protect: [],

@@ -1,7 +1,10 @@
 /** A whole session against the modelled Mac. */
+import { realpathSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { pfBackend } from '../../lib/backend/pf/index.js'
+import { JailError } from '../../lib/errors.js'
 import type { MacLaunchRequest } from '../../lib/launch/macos/launch.js'
 import type { Ending } from '../../lib/launch/types.js'
 import { darwinSystem } from '../../lib/session/macos/system.js'
@@ -235,9 +238,46 @@ t.test('processes as ps tells them', async (t) => {
   mac.state.processes.push({ pid: 77, uid, command: 'x' }, { pid: 78, uid: 501, command: 'y' })
   const system = darwinSystem(mac)
   t.strictSame(await system.processesOf(uid), [77])
-  t.type(await system.processStart(77), 'number')
+  const before = await system.processStart(77)
+  t.type(before, 'number')
+  const asked: unknown[] = []
+  const run = mac.run.bind(mac)
+  mac.run = (argv, options) => {
+    asked.push([options?.env, argv.filter((word) => word.includes(','))])
+    return run(argv, options)
+  }
+  const zone = process.env['TZ']
+  process.env['TZ'] = 'Pacific/Auckland'
+  t.equal(await system.processStart(77), before, 'wherever the Mac is carried')
+  if (zone === undefined) delete process.env['TZ']
+  else process.env['TZ'] = zone
+  t.strictSame(asked, [[{ TZ: 'UTC' }, []]], 'one option a column')
   t.equal(await system.processStart(9999), undefined)
   mac.state.boot = 'B0071D00-0000-4000-8000-000000000001'
   t.equal(await system.bootId(), mac.state.boot)
   t.equal(bootPf().enabled, false)
+})
+
+t.test('a gate that cannot read Node says why', async (t) => {
+  const mac = await prepared()
+  const before = snapshot(mac)
+  const home = dirname(dirname(realpathSync(process.execPath)))
+  const closed = { kind: 'directory', text: '', mode: 0o750, uid: 501, gid: 20 } as const
+  for (const isClosed of [true, false]) {
+    mac.state.files[home] = { ...closed, mode: isClosed ? 0o750 : 0o755 }
+    const run = stage(mac, async () => ({ code: 0 }))
+    const { openGate } = run.parts
+    Object.assign(run.parts, {
+      openGate: (request: Parameters<typeof openGate>[0]) =>
+        Object.assign(openGate(request), {
+          start: () => Promise.reject(new JailError('GATE', 'the gate ended: code 71')),
+        }),
+    })
+    const message = isClosed
+      ? `the gate cannot be started: the gate ended: code 71; its user agentjail-gate may not read ${realpathSync(process.execPath)}, because of ${home}`
+      : 'the gate ended: code 71'
+    await t.rejects(run.warden.run(), { code: 'GATE', message })
+    Reflect.deleteProperty(mac.state.files, home)
+    t.equal(snapshot(mac), before, 'nothing left')
+  }
 })

@@ -20,7 +20,8 @@ import type { JailWarden, Platform, WardenEvents } from '../platform.js'
 import type { Registry } from '../registry.js'
 import type { SignalRelay } from '../signals.js'
 import type { MacGateRequest } from './gate.js'
-import { MacWarden, caPaths, sharePath } from './warden.js'
+import { caPaths, sharePath } from './parts.js'
+import { MacWarden } from './warden.js'
 
 /** The last two are where a test leads to a modelled Mac. */
 export interface MacPlatformParts {

@@ -20,12 +20,13 @@ export function darwinSystem(base: System): System {
   }
 }
 
-/** Seconds since the epoch; a zombie has ended. */
+/** Seconds since the epoch; a zombie has ended. In UTC, whatever zone the Mac is carried to meanwhile. */
 async function processStart(system: System, pid: number): Promise<number | undefined> {
-  const { code, stdout } = await system.run([ps, '-o', 'lstart=,stat=', '-p', String(pid)])
+  const argv = [ps, '-o', 'lstart=', '-o', 'stat=', '-p', String(pid)] as const
+  const { code, stdout } = await system.run(argv, { env: { TZ: 'UTC' } })
   const match = /^(.*\d{4})\s+(\S+)\s*$/.exec(stdout.trim())
   if (code !== 0 || match?.[1] === undefined || match[2]?.startsWith('Z') === true) return undefined
-  const start = Date.parse(match[1])
+  const start = Date.parse(`${match[1]} UTC`)
   return Number.isNaN(start) ? undefined : start / 1000
 }
 
@@ -38,7 +39,12 @@ async function bootSession(system: System): Promise<string> {
 
 /** By effective, real and saved uid. */
 async function processesOf(system: System, uid: number): Promise<readonly number[]> {
-  const argv = [ps, '-A', '-o', 'pid=,uid=,ruid=,svuid=,stat='] as const
+  // Each with an option of its own: where BSD's ps sees `=`, the rest of the argument is a header.
+  const argv = [
+    ps,
+    '-A',
+    ...['pid', 'uid', 'ruid', 'svuid', 'stat'].flatMap((key) => ['-o', `${key}=`]),
+  ] as const
   const { code, stdout } = await system.run(argv)
   if (code !== 0) throw new JailError('STATE', 'ps does not list the processes')
   return stdout.split('\n').flatMap((line) => {

@@ -4,79 +4,37 @@
  * first, the rules after. Whatever throws on the way undoes what was done, in reverse, and leaves denial.
  */
 import { randomBytes } from 'node:crypto'
-import { rootCertificates } from 'node:tls'
-import { listRecords } from '../../account/dscl.js'
-import { ensureMacAccount, ensureMacGateUser } from '../../account/macos.js'
-import type { Decision } from '../../audit/record.js'
-import type { Backend, GatePort, NetworkHold } from '../../backend/types.js'
+import type { NetworkHold } from '../../backend/types.js'
 import { createScrub } from '../../credentials/scrub.js'
 import { JailError } from '../../errors.js'
-import type { FromGate, GateConfig, GatePolicy, Listener } from '../../gate/protocol.js'
+import type { FromGate, GatePolicy } from '../../gate/protocol.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
-import { shareWorkspace } from '../../launch/macos/workspace.js'
 import type { Ending, Running } from '../../launch/types.js'
-import { wantsCa } from '../../plan/compile.js'
-import type { Facts, Plan, Settings } from '../../plan/types.js'
-import type { PortRange } from '../../policy/types.js'
-import type { System } from '../../system/types.js'
+import type { Facts, Plan } from '../../plan/types.js'
 import { Answers } from '../answers.js'
-import { rememberNotices } from '../notices.js'
 import { claimName } from '../claim.js'
-import { endProcesses, refuseShared } from '../processes.js'
 import { controlPath, serveControl } from '../control.js'
-import type { GateProcess, ListenerSpec, OpenedListener } from '../gate-process.js'
 import { HeldCommand } from '../held-command.js'
-import { Ledger, type LedgerLog } from '../ledger.js'
+import { Ledger } from '../ledger.js'
+import { rememberNotices } from '../notices.js'
 import { takePin } from '../pins.js'
-import type { Registry, RegistryEntry } from '../registry.js'
+import { endProcesses } from '../processes.js'
+import type { RegistryEntry } from '../registry.js'
 import { replan } from '../replan.js'
 import { Undo } from '../undo.js'
 import { watch, type Watch } from '../watch.js'
-import type { MacGateRequest } from './gate.js'
+import { refuseUnloadable } from './fits.js'
+import { MacJailGate } from './jail-gate.js'
 import { joinable } from './join.js'
-
-/** What a session is made of; tests put a modelled Mac in its place. */
-export interface MacParts {
-  readonly system: System
-  readonly settings: Settings
-  readonly registry: Registry
-  readonly backend: Backend
-  readonly openGate: (request: MacGateRequest) => GateProcess
-  readonly launch: (request: MacLaunchRequest) => Promise<Running>
-  readonly openAudit: () => Promise<MacAudit>
-  readonly lock: <T>(work: () => Promise<T>) => Promise<T>
-  /** How other commands reach it; default: the socket. */
-  readonly serve?: typeof serveControl
-}
-
-export interface MacAudit extends LedgerLog {
-  close(): Promise<void>
-}
-
-export interface MacEvents {
-  readonly onDecisions: (decisions: readonly Decision[]) => void
-  readonly onNotice: (text: string) => void
-  /** The command runs: signals may be led to it. */
-  readonly onRunning: (running: Running) => void
-  /** Another policy is in force. */
-  readonly onPolicy?: (plan: Plan) => void
-}
+import type { MacEvents, MacParts } from './parts.js'
+import { launchRequest, makePlace } from './place.js'
+import { chooseMacAccount, prepareMac } from './prepare.js'
+import { explainGate } from './readable.js'
 
 /** Milliseconds; also how often expired pins leave their tables. */
 const watchInterval = 900
 const denialInterval = 500
-const gateAnswer = 10_000
 const launchctl = '/bin/launchctl'
-
-/** Which access lists a jail added. */
-export const sharePath = (stateDir: string, jail: string): string =>
-  `${stateDir}/shared-${jail}.json`
-
-/** A jail's own certificate, alone and with the system's. */
-export const caPaths = (stateDir: string, jail: string): { own: string; bundle: string } => ({
-  own: `${stateDir}-ca/${jail}.pem`,
-  bundle: `${stateDir}-ca/${jail}-bundle.pem`,
-})
 
 export class MacWarden {
   readonly #parts: MacParts
@@ -87,14 +45,13 @@ export class MacWarden {
   readonly #ledger: Ledger
   readonly #command: HeldCommand
   readonly #answers: Answers
-  readonly #token = randomBytes(24).toString('base64url')
   #entry: RegistryEntry | undefined
   #hold: NetworkHold | undefined
-  #gate: GateProcess | undefined
+  #gate: MacJailGate | undefined
   /** As its command was launched: a further one is launched the same. */
   #request: MacLaunchRequest | undefined
   #policy: GatePolicy
-  #serial = 0
+
   constructor(parts: MacParts, plan: Plan, facts: Facts, events: MacEvents) {
     this.#parts = parts
     this.#plan = plan
@@ -138,18 +95,19 @@ export class MacWarden {
    */
   async reload(policy: Plan['policy']): Promise<{ readonly cut: number }> {
     this.#command.live()
-    const hold = this.#hold
-    if (hold === undefined) throw new Error('there is no network yet')
+    const [hold, gate] = [this.#hold, this.#gate]
+    if (hold === undefined || gate === undefined)
+      throw new JailError('GATE', 'there is no network yet')
     const plan = replan(this.#plan, this.#policy, policy, this.#facts)
     refuseUnloadable(this.#plan, plan)
     const before = this.#policy
-    const cut = await this.#updateGate(plan.gate)
+    const cut = await gate.update(plan.gate)
     this.#policy = plan.gate
     try {
       await this.#parts.lock(() => hold.update(plan.network))
     } catch (error) {
       this.#policy = before
-      await this.#updateGate(before)
+      await gate.update(before)
       throw error
     }
     this.#plan = plan
@@ -159,19 +117,34 @@ export class MacWarden {
 
   async #start(): Promise<Running> {
     const { lock, backend } = this.#parts
-    const { network } = this.#plan
-    await this.#claim()
-    const gateUser = await lock(() => this.#prepareMachine())
+    const gateUser = await this.#enter()
     const audit = await this.#parts.openAudit()
     this.#ledger.writeTo(audit)
     this.#undo.push('close the audit log', 'nothing', () => audit.close())
     this.#undo.push('remove the rules', 'rules', () => lock(() => this.#removeRules()))
-    const hold = await lock(() => backend.open(network))
+    const hold = await lock(() => backend.open(this.#plan.network))
     this.#hold = hold
-    const listeners = await this.#openGate(gateUser)
-    const ca = await this.#startGate(listeners)
-    await lock(() => hold.connectGate(this.#gatePorts(listeners)))
-    return await this.#launch(listeners, ca)
+    const gate = this.#openGate(gateUser)
+    const ca = await gate.start().catch(async (error: unknown) => {
+      throw await explainGate(this.#parts, this.#facts.nodePath, gateUser, error)
+    })
+    await lock(() => hold.connectGate(gate.ports))
+    return await this.#launch(gate, ca)
+  }
+
+  /** Gives the gate's user. An account that is not there yet is chosen, claimed and made under one lock. */
+  async #enter(): Promise<{ readonly uid: number; readonly gid: number }> {
+    const { lock } = this.#parts
+    const prepare = () => prepareMac(this.#parts, this.#plan, this.#events.onNotice)
+    if (this.#plan.account.exists) {
+      await this.#claim()
+      return await lock(prepare)
+    }
+    return await lock(async () => {
+      this.#plan = await chooseMacAccount(this.#parts, this.#plan, this.#facts)
+      await this.#claim()
+      return await prepare()
+    })
   }
 
   async #claim(): Promise<void> {
@@ -186,21 +159,12 @@ export class MacWarden {
     this.#undo.push('close the control socket', 'nothing', () => control.close())
   }
 
-  /** Under the lock. */
-  async #prepareMachine(): Promise<{ uid: number; gid: number }> {
-    const { system, settings, backend } = this.#parts
-    const { account, jail } = this.#plan
-    await backend.ensureStaticDeny(settings.uidRange)
-    const gateUser = await ensureMacGateUser(system, settings)
-    await ensureMacAccount(system, settings, account, jail, this.#events.onNotice)
-    await refuseShared(system, account)
-    return gateUser
-  }
-
-  async #openGate(user: { uid: number; gid: number }): Promise<readonly OpenedListener[]> {
-    const gate = this.#parts.openGate({ node: this.#facts.nodePath, specs: this.#specs(), user })
+  #openGate(user: { readonly uid: number; readonly gid: number }): MacJailGate {
+    const [facts, plan] = [this.#facts, this.#plan]
+    const token = randomBytes(24).toString('base64url')
+    const gate = new MacJailGate({ facts, plan, openGate: this.#parts.openGate, user, token })
     this.#gate = gate
-    this.#undo.push('end the gate', 'nothing', () => this.#endGate(gate))
+    this.#undo.push('end the gate', 'nothing', () => gate.end())
     gate.onMessage((message) => {
       this.#hear(gate, message)
     })
@@ -208,136 +172,27 @@ export class MacWarden {
       // Its end closes the jail's way out; the command must not go on half served.
       this.#command.fail(`the gate ended: ${why}`)
     })
-    return await gate.listeners
+    return gate
   }
 
-  async #updateGate(policy: GatePolicy): Promise<number> {
-    const gate = this.#gate
-    if (gate === undefined) throw new JailError('GATE', 'there is no gate')
-    const serial = ++this.#serial
-    return await new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        reject(new JailError('GATE', 'the gate does not take the policy'))
-      }, gateAnswer)
-      gate.onMessage((message) => {
-        if (message.type !== 'updated' || message.serial !== serial) return
-        clearTimeout(timer)
-        resolve(message.cut)
-      })
-      gate.send({ type: 'update', serial, policy })
-    })
-  }
-
-  #specs(): ListenerSpec[] {
-    const { network, policy } = this.#plan
-    if (!policy.transparent) return [{ proto: 'tcp', meant: 0, role: 'proxy' }]
-    const of = (proto: 'tcp' | 'udp', ranges: readonly PortRange[]): ListenerSpec[] =>
-      ranges.flatMap(({ first, last }) =>
-        Array.from({ length: last - first + 1 }, (_, index) => ({ proto, meant: first + index })),
-      )
-    return [...of('udp', network.gateUdp), ...of('tcp', network.gateTcp)]
-  }
-
-  #gatePorts(listeners: readonly OpenedListener[]): GatePort[] {
-    const seen = new Set<string>()
-    return listeners.flatMap(({ proto, port, actual, role }): GatePort[] => {
-      const key = `${proto}/${String(port)}`
-      if (seen.has(key)) return []
-      seen.add(key)
-      if (role !== 'proxy') return [{ proto, port, gatePort: actual }]
-      return [{ proto, port: actual, gatePort: actual, role }]
-    })
-  }
-
-  async #startGate(listeners: readonly OpenedListener[]): Promise<string | undefined> {
-    const { policy, gate } = this.#plan
-    const config: GateConfig = {
-      jail: this.#plan.jail,
-      mode: policy.transparent ? 'redirect' : 'proxy',
-      listeners: listeners.map(toListener),
-      policy: gate,
-      wantCa: wantsCa(gate),
-      hostAddresses: this.#facts.hostAddresses,
-      upstreams: this.#facts.resolvers,
-      ...(policy.transparent ? {} : { proxyToken: this.#token }),
-    }
-    return await this.#gate?.start(config)
-  }
-
-  async #launch(listeners: readonly OpenedListener[], ca: string | undefined): Promise<Running> {
-    const { network, policy, launch: spec, account } = this.#plan
-    const { system, settings } = this.#parts
-    const proxy = listeners.find(({ role }) => role === 'proxy')
-    const own = ca === undefined ? undefined : await this.#writeCa(ca)
-    const temporary = `${account.home}/tmp`
-    if ((await system.lstat(temporary)) === undefined) await this.#makeTemporary(temporary)
-    const unshare = await shareWorkspace(
-      system,
-      spec,
-      await this.#callerName(),
-      sharePath(settings.stateDir, this.#plan.jail),
-    )
-    this.#undo.push('take the shared workspace back', 'owed', async () => {
-      const [line] = await unshare()
-      if (line !== undefined) throw new JailError('STATE', line)
-    })
+  async #launch(gate: MacJailGate, ca: string | undefined): Promise<Running> {
+    const [plan, parts] = [this.#plan, this.#parts]
+    const own = await makePlace({ parts, plan, facts: this.#facts, undo: this.#undo }, ca)
     this.#undo.push('end the command', 'processes', () => this.#endCommand())
     const request: MacLaunchRequest = {
-      spec,
-      ...(proxy === undefined ? {} : { proxy: { port: proxy.actual, token: this.#token } }),
+      ...launchRequest(plan, parts.settings),
+      ...(gate.proxy === undefined ? {} : { proxy: gate.proxy }),
       ...(own === undefined ? {} : { ca: own }),
-      tcp: [
-        ...network.pinned.filter(({ proto }) => proto === 'tcp').flatMap(({ ports }) => ports),
-        ...network.kernel.filter(({ proto }) => proto === 'tcp').flatMap(({ ports }) => ports),
-        ...(policy.transparent ? network.gateTcp : []),
-      ],
-      udp: [
-        ...network.pinned.filter(({ proto }) => proto === 'udp').flatMap(({ ports }) => ports),
-        ...network.kernel.filter(({ proto }) => proto === 'udp').flatMap(({ ports }) => ports),
-        ...(policy.transparent ? network.gateUdp : []),
-      ],
-      loopback: { connect: network.loopbackConnect, listen: network.loopbackListen },
-      transparent: policy.transparent,
-      hidden: [settings.stateDir, settings.logDir],
     }
-    const running = await this.#parts.launch(request)
+    const running = await parts.launch(request)
     this.#request = request
     this.#command.attach(running)
-    if (policy.transparent)
+    if (plan.policy.transparent)
       this.#events.onNotice(
         'transparent: the command may use the system resolver, which answers every name: queries can carry data out',
       )
     this.#events.onRunning(running)
     return running
-  }
-
-  async #callerName(): Promise<string | undefined> {
-    const { uid } = this.#facts.caller
-    if (uid === 0) return undefined
-    const users = await listRecords(this.#parts.system, 'Users', 'UniqueID')
-    return [...users].find(([, text]) => text === String(uid))?.[0]
-  }
-
-  /** Before any process of the user runs: it cannot have put a link in the way. */
-  async #makeTemporary(path: string): Promise<void> {
-    const { system } = this.#parts
-    const { uid, gid } = this.#plan.account
-    await system.makeDir(path, 0o700)
-    await system.chown(path, uid, gid)
-  }
-
-  /** Readable by the jail, written by root, in a directory of root's. */
-  async #writeCa(pem: string): Promise<{ own: string; bundle: string }> {
-    const { system, settings } = this.#parts
-    const { own, bundle } = caPaths(settings.stateDir, this.#plan.jail)
-    this.#undo.push('remove the certificate', 'owed', async () => {
-      await system.removeFile(own)
-      await system.removeFile(bundle)
-    })
-    await system.makeDir(`${settings.stateDir}-ca`, 0o755)
-    await system.writeFile(own, pem, 0o644)
-    await system.writeFile(bundle, `${[pem, ...rootCertificates].join('\n')}\n`, 0o644)
-    return { own, bundle }
   }
 
   async #supervise(running: Running): Promise<Ending> {
@@ -376,7 +231,7 @@ export class MacWarden {
     )
   }
 
-  #hear(gate: GateProcess, message: FromGate): void {
+  #hear(gate: MacJailGate, message: FromGate): void {
     if (message.type === 'decisions') {
       this.#ledger.hear(message)
     } else if (message.type === 'pin') {
@@ -386,13 +241,15 @@ export class MacWarden {
     }
   }
 
-  async #pin(gate: GateProcess, request: Extract<FromGate, { type: 'pin' }>): Promise<void> {
+  async #pin(gate: MacJailGate, request: Extract<FromGate, { type: 'pin' }>): Promise<void> {
     const { onNotice } = this.#events
     const { hostAddresses } = this.#facts
     // In a reload the gate names grants as the new policy does, before the kernel knows them.
     await this.#answers.settled
-    const ok = await takePin(request, this.#hold, this.#policy, hostAddresses, onNotice)
-    gate.send({ type: 'pinned', serial: request.serial, ok })
+    gate.pinned(
+      request.serial,
+      await takePin(request, this.#hold, this.#policy, hostAddresses, onNotice),
+    )
   }
 
   /** The user's whole launchd domain, then what is left of the uid; confirmed before any rule goes. */
@@ -405,20 +262,6 @@ export class MacWarden {
     await this.#command.kill()
   }
 
-  async #endGate(gate: GateProcess): Promise<void> {
-    const gone = new Promise<void>((resolve) => {
-      gate.onExit(() => {
-        resolve()
-      })
-    })
-    gate.send({ type: 'stop' })
-    const timer = setTimeout(() => {
-      gate.kill()
-    }, 300)
-    await gone
-    clearTimeout(timer)
-  }
-
   async #removeRules(): Promise<void> {
     const { backend } = this.#parts
     const { jail, network } = this.#plan
@@ -428,38 +271,4 @@ export class MacWarden {
       await backend.collect({ name: jail, uid: network.uid, isolation: 'uid' })
     }
   }
-}
-
-function toListener({ fd, proto, role, port, family }: OpenedListener): Listener {
-  return { fd, proto, role, port, ...(family === undefined ? {} : { family }) }
-}
-
-/** What was settled at the launch and cannot be changed under a running command. */
-function refuseUnloadable(before: Plan, after: Plan): void {
-  const restart = { hint: 'end the jail and start it with the new policy' }
-  if (before.policy.transparent !== after.policy.transparent)
-    throw new JailError('POLICY_INVALID', '"transparent" cannot change in a running jail', restart)
-  const ports = (plan: Plan): string => JSON.stringify([plan.network.gateTcp, plan.network.gateUdp])
-  if (after.policy.transparent && ports(before) !== ports(after))
-    throw new JailError('POLICY_INVALID', 'other inspected ports need new listeners', restart)
-  if (isWider(before, after))
-    throw new JailError(
-      'POLICY_INVALID',
-      'the sandbox profile of the running command does not have these ports',
-      restart,
-    )
-}
-
-/** Ports that the seatbelt profile, made at the launch, does not know. */
-function isWider(before: Plan, after: Plan): boolean {
-  const portsOf = ({ network }: Plan): Set<string> => {
-    const direct = [...network.pinned, ...network.kernel].flatMap(({ proto, ports }) =>
-      ports.map(({ first, last }) => `${proto} ${String(first)}-${String(last)}`),
-    )
-    const connect = network.loopbackConnect.map((port) => `connect ${String(port)}`)
-    const listen = network.loopbackListen.map((port) => `listen ${String(port)}`)
-    return new Set([...direct, ...connect, ...listen])
-  }
-  const known = portsOf(before)
-  return [...portsOf(after)].some((port) => !known.has(port))
 }

@@ -20,7 +20,7 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
       )
     }
     case 'ps':
-      if (args.join(' ') === '-A -o pid=,uid=,ruid=,svuid=,stat=')
+      if (args.join(' ') === '-A -o pid= -o uid= -o ruid= -o svuid= -o stat=')
         return answer(
           0,
           state.processes
@@ -30,8 +30,8 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
             )
             .join(''),
         )
-      if (args[0] === '-o' && args[1] === 'lstart=,stat=' && args[2] === '-p') {
-        const found = state.processes.find(({ pid }) => String(pid) === args[3])
+      if (/^-o lstart= -o stat= -p \d+$/.test(args.join(' '))) {
+        const found = state.processes.find(({ pid }) => String(pid) === args.at(-1))
         return found === undefined ? answer(1) : answer(0, 'Mon Nov 23 13:00:00 2026     S\n')
       }
       return answer(1, '', `ps: illegal option -- ${args.join(' ')}\n`)
