@@ -520,6 +520,16 @@ t.test('resolvers fail over on silence and errors only', async (t) => {
   )
   t.equal((await query(to(1, 1).filter, 'api.example.com', 'A')).rcode, 'SERVFAIL', 'all down')
   t.equal((await query(to().filter, 'api.example.com', 'A')).rcode, 'SERVFAIL', 'none')
+  // As without a route: the socket is refused before a datagram is sent (EACCES for a broadcast address).
+  const unreachable = (...more: number[]) =>
+    assemble(policy(base), {
+      upstream: createAsk(() => [
+        { address: '255.255.255.255', port: 53 },
+        ...more.map((port) => ({ address: '127.0.0.1', port })),
+      ]),
+    }).filter
+  t.equal((await query(unreachable(), 'api.example.com', 'A')).rcode, 'SERVFAIL', 'no route')
+  t.equal((await query(unreachable(good.port), 'api.example.com', 'A')).rcode, 'NOERROR')
 })
 
 t.test('forged answers are not taken', async (t) => {

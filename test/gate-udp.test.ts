@@ -15,8 +15,8 @@ async function bound(): Promise<{ socket: dgram.Socket; port: number }> {
   return { socket, port: socket.address().port }
 }
 
-/** A relay towards a server that answers `got TEXT`, and a client with a flow through it. */
-async function flowing() {
+/** A relay towards a server that answers `got TEXT`, and a client. */
+async function prepared() {
   const server = await bound()
   server.socket.on('message', (message, { port, address }) =>
     server.socket.send(`got ${message.toString()}`, port, address),
@@ -28,6 +28,12 @@ async function flowing() {
   const parts = { names, connections, budgets, decisions, now: () => performance.now() }
   const served = relayUdp(inside.socket, server.port, parts)
   const client = await bound()
+  return { server, client, inside, served, connections, update }
+}
+
+/** With a flow through it. */
+async function flowing() {
+  const { server, client, inside, served, connections, update } = await prepared()
   client.socket.send('hello', inside.port, '127.0.0.1')
   const [answer] = (await once(client.socket, 'message')) as [Buffer]
   const end = () => {
@@ -49,4 +55,24 @@ t.test('the end of the gate closes a flow once, whoever comes first', async (t) 
     t.equal(connections.size, 0, `${order}: no flow is left`)
     end()
   }
+})
+
+t.test('a destination without a route ends the flow, and not the gate', async (t) => {
+  const { server, client, inside, served, connections } = await prepared()
+  const refused = Object.assign(new Error('connect ENETUNREACH'), { code: 'ENETUNREACH' })
+  // As Node does when connect(2) fails: the callback is told, no event comes.
+  const connect = t.intercept(dgram.Socket.prototype, 'connect', {
+    value: (_port: number, _address: string, callback: (error: Error) => void) => {
+      process.nextTick(callback, refused)
+    },
+  })
+  client.socket.send('hello', inside.port, '127.0.0.1')
+  const end = Date.now() + 20_000
+  while ((connect().length === 0 || connections.size > 0) && Date.now() < end)
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  t.equal(connect().length, 1, 'it was tried')
+  t.equal(connections.size, 0, 'no flow is left')
+  served.close()
+  client.socket.close()
+  server.socket.close()
 })

@@ -109,7 +109,12 @@ export function relayUdp(inside: dgram.Socket, port: number, parts: UdpParts): {
       inside.send(message, peer.port, peer.address, () => undefined)
     })
     // Connected: only the destination's datagrams come back.
-    upstream.connect(port, address, () => {
+    // Where connect(2) fails, as without a route, Node tells the callback alone.
+    upstream.connect(port, address, (error?: Error) => {
+      if (error !== undefined) {
+        close()
+        return
+      }
       const waiting = flow.waiting ?? []
       flow.waiting = undefined
       if (!connection.ended) for (const message of waiting) upstream.send(message)

@@ -167,8 +167,10 @@ function exchangeUdp(upstream: UpstreamAddress, query: OwnQuery): Promise<Answer
       if (answer === 'case' || answer.flag_tc) end(() => resolve('use-tcp'))
       else end(() => resolve(answer))
     })
-    socket.connect(upstream.port, upstream.address, () => {
-      if (!ended) socket.send(query.bytes)
+    // Where connect(2) fails, as without a route, Node tells the callback alone.
+    socket.connect(upstream.port, upstream.address, (error?: Error) => {
+      if (error !== undefined) end(() => reject(error))
+      else if (!ended) socket.send(query.bytes)
     })
   })
 }
