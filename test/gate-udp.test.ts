@@ -61,16 +61,18 @@ t.test('a destination without a route ends the flow, and not the gate', async (t
   const { server, client, inside, served, connections } = await prepared()
   const refused = Object.assign(new Error('connect ENETUNREACH'), { code: 'ENETUNREACH' })
   // As Node does when connect(2) fails: the callback is told, no event comes.
-  const connect = t.intercept(dgram.Socket.prototype, 'connect', {
+  let tried = 0
+  t.intercept(dgram.Socket.prototype, 'connect', {
     value: (_port: number, _address: string, callback: (error: Error) => void) => {
+      tried++
       process.nextTick(callback, refused)
     },
   })
   client.socket.send('hello', inside.port, '127.0.0.1')
   const end = Date.now() + 20_000
-  while ((connect().length === 0 || connections.size > 0) && Date.now() < end)
+  while ((tried === 0 || connections.size > 0) && Date.now() < end)
     await new Promise((resolve) => setTimeout(resolve, 5))
-  t.equal(connect().length, 1, 'it was tried')
+  t.equal(tried, 1, 'it was tried')
   t.equal(connections.size, 0, 'no flow is left')
   served.close()
   client.socket.close()
