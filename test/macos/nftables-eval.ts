@@ -190,7 +190,8 @@ class Run {
     }
     if ('ct' in expression) {
       const status = this.#connection.redirected === undefined ? '' : 'dnat'
-      return { mark: this.#connection.mark, status, direction }[expression.ct.key]
+      const state = this.#connection.isNew ? 'new' : 'established'
+      return { mark: this.#connection.mark, status, direction, state }[expression.ct.key]
     }
     if ('&' in expression) {
       const [of, mask] = expression['&']

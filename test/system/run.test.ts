@@ -272,7 +272,11 @@ const dnsIsFollowed = async (t: Test, { lab, prefix }: Bench) => {
   t.match(await ask(jail, `http://${old}:8088/`, refused), /^E/, 'the old address closes')
   await lab.capture.clear()
   await ask(jail, `http://${old}:8088/`, () => false).catch(() => undefined)
-  t.same(await lab.capture.packets((p) => p.dst === old), [], 'and nothing goes there any more')
+  // The server's end of a connection that was allowed may come late, and the kernel acknowledges it: no flag that opens
+  // a connection, no data.
+  const goesThere = (p: Packet) =>
+    p.dst === old && (p.proto !== 'tcp' || p.flags.syn || p.length > 0)
+  t.same(await lab.capture.packets(goesThere), [], 'and nothing goes there any more')
   jail.end()
   await jail.ended
 }

@@ -33,6 +33,9 @@ ${
     : ''
 }`
 
+/** Of a connection that its program gave up by a reset: the port is free at once, for another to the same place. */
+const usedPort = 40404
+
 /** One connection and one socket for datagrams, each with a word every 50 ms, both opened by name. */
 const beating = [
   ...['node', '-e'],
@@ -46,6 +49,10 @@ const beating = [
      const udp = require('dgram').createSocket('udp4').on('error', () => undefined)
      udp.once('message', () => say('udp open'))
      setInterval(() => udp.send('beat', ${port}, address, () => undefined), 50)
+     const used = require('net').connect({ port: ${port}, host: address, localPort: ${usedPort} }, () => {
+       used.resetAndDestroy()
+       say('port used')
+     })
    })`,
 ]
 
@@ -60,14 +67,14 @@ const afresh = async (lab: Lab) => {
 }
 
 /** An answer is awaited: a gate may accept what it then resets. */
-const connects = (lab: Lab) =>
+const connects = (lab: Lab, from = 0) =>
   joined(
     lab,
     [
       ...['perl', '-MIO::Socket::INET', '-e'],
       `$SIG{PIPE} = 'IGNORE';
        alarm 10;
-       my $to = IO::Socket::INET->new(PeerAddr => '${evil.v4}:${port}', Timeout => 3);
+       my $to = IO::Socket::INET->new(PeerAddr => '${evil.v4}:${port}', LocalPort => ${from}, Timeout => 3);
        print $to && syswrite($to, 'x') && sysread($to, my $answer, 1) ? 'connected' : "no: $!"`,
     ],
     30_000,
@@ -99,13 +106,18 @@ const withdrawals: Readonly<Record<string, (lab: Lab) => ReturnType<Lab['agentja
 const withdrawn = async (t: Test, { lab, isolation, prefix }: Bench, how: string) => {
   lab.writeFile(policyPath, policy(true))
   const jail = lab.spawnAgentjail([...prefix, '--', ...beating], { timeout: 120_000, cwd })
-  await Promise.all([/tcp open/, /udp open/].map((word) => jail.until(word, 30_000)))
+  await Promise.all([/tcp open/, /udp open/, /port used/].map((word) => jail.until(word, 30_000)))
   await afresh(lab)
   t.ok((await heard(lab, 'tcp')).length > 0, 'the connection is served')
   t.ok((await heard(lab, 'udp')).length > 0, 'so are datagrams')
 
   const isOver = await eventually(async () => !(await connects(lab)).stdout.includes('connected'))
   t.ok(isOver, 'the pin runs out: a new connection to the address is refused')
+  await lab.capture.clear()
+  const again = await connects(lab, usedPort)
+  t.match(again.stdout, /^no: /, 'also from the port of an earlier one')
+  const opened = await lab.capture.packets((p) => p.dst === evil.v4 && p.flags.syn)
+  t.same(opened, [], 'and it does not go out')
   await afresh(lab)
   t.ok((await heard(lab, 'tcp')).length > 0, 'what was opened before goes on')
   if (isolation === 'uid' && firewall === 'nftables') {

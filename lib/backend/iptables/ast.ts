@@ -38,6 +38,8 @@ export interface Rule {
   /** Of a flow's two sides, the one that opened it; `false`: the other. */
   readonly isOriginal?: boolean
   readonly isRedirected?: true
+  /** No packet that opens a flow. */
+  readonly goesOn?: true
   readonly connmark?: { readonly value: number; readonly mask: number }
   readonly mark?: number
   readonly notMark?: number
@@ -134,6 +136,7 @@ export function printRule(family: Family, rule: Rule): string {
       ? []
       : ['-m', 'conntrack', '--ctdir', rule.isOriginal ? 'ORIGINAL' : 'REPLY']),
     ...(rule.isRedirected ? ['-m', 'conntrack', '--ctstate', 'DNAT'] : []),
+    ...(rule.goesOn ? ['-m', 'conntrack', '!', '--ctstate', 'NEW'] : []),
     ...(connmark === undefined ? [] : ['-m', 'connmark', '--mark', printMasked(connmark)]),
     ...(mark === undefined ? [] : ['-m', 'mark', '--mark', hex(mark)]),
     ...(notMark === undefined ? [] : ['-m', 'mark', '!', '--mark', hex(notMark)]),

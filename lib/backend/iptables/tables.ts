@@ -267,7 +267,12 @@ export function jailTables(
         // Remembered by its own port, so that it outlives its pin by `flowSeconds` at most.
         { chain, proto, dport, inSet, then: { addTo: live, by: 'dst,src', refresh: flowSeconds } },
         { chain, proto, dport, inSet, then: pass },
-        { chain, proto, dport, inSet: { name: live, by: 'dst,src' }, then: pass },
+        {
+          ...{ chain, proto, dport },
+          // A new connection from the port of an old one is none that goes on; of datagrams nobody can tell.
+          ...(proto === 'tcp' ? { goesOn: true } : {}),
+          ...{ inSet: { name: live, by: 'dst,src' }, then: pass },
+        },
       ])
     }),
     { chain, then: goto(names.denied) },

@@ -15,7 +15,7 @@ export type Expression =
         readonly field: 'daddr' | 'saddr' | 'dport' | 'sport'
       }
     }
-  | { readonly ct: { readonly key: 'mark' | 'status' | 'direction' } }
+  | { readonly ct: { readonly key: 'mark' | 'status' | 'direction' | 'state' } }
   | { readonly socket: { readonly key: 'cgroupv2'; readonly level: number } }
   | { readonly concat: readonly Expression[] }
   | { readonly '&': readonly [Expression, number] }
@@ -113,7 +113,7 @@ export interface Table {
 export const meta = (
   key: 'skuid' | 'oifname' | 'iifname' | 'l4proto' | 'mark' | 'nfproto',
 ): Expression => ({ meta: { key } })
-export const ct = (key: 'mark' | 'status' | 'direction'): Expression => ({ ct: { key } })
+export const ct = (key: 'mark' | 'status' | 'direction' | 'state'): Expression => ({ ct: { key } })
 /** The control group, at that depth of the hierarchy, of the socket that sends or will receive. */
 export const socketGroup = (level: number): Expression => ({ socket: { key: 'cgroupv2', level } })
 export const field = (

@@ -458,10 +458,19 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
   const denied = (plan.denied ?? []).flatMap((cidr) =>
     deniedCidrRules(names.chain, names.suffix, cidr),
   )
-  const live = families.map((family): Rule => ({
-    chain: names.chain,
-    expr: [equal(flowKey(family), `@${names.flows(family)}`), ...pass],
-  }))
+  // A new TCP connection from the port of an old one is none that goes on; of datagrams nobody can tell.
+  const goesOn = {
+    tcp: [equal(meta('l4proto'), 'tcp'), differ(ct('state'), 'new')],
+    udp: [equal(meta('l4proto'), 'udp')],
+  } as const
+  const live = (['tcp', 'udp'] as const)
+    .filter((proto) => plan.pinned.some((grant) => grant.proto === proto))
+    .flatMap((proto) =>
+      families.map((family): Rule => ({
+        chain: names.chain,
+        expr: [...goesOn[proto], equal(flowKey(family), `@${names.flows(family)}`), ...pass],
+      })),
+    )
   const inward = answers(plan, names.inward, names)
   const exempt = plan.kernel.map((grant): Rule => ({
     chain: names.nat,
