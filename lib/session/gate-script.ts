@@ -1,7 +1,14 @@
 /**
  * What a gate on Linux does before it is one.
  */
+import { dummyAddresses } from '../backend/namespace-addresses.js'
 import { fenceSub } from '../launch/fence-script.js'
+import { parseAddress } from '../policy/addresses.js'
+
+/** In network byte order, as hexadecimal digits. */
+const ownAddresses = [dummyAddresses.v4, dummyAddresses.v6].map((text) =>
+  Buffer.from(parseAddress(text) ?? []).toString('hex'),
+)
 
 /**
  * The first step of a gate on Linux: perl-base, essential on Debian and Ubuntu, does in 3 ms what a Node helper does
@@ -18,6 +25,7 @@ import { fenceSub } from '../launch/fence-script.js'
  * `go` (the rules are in) and `end` (become the gate only if something waits, else end).
  */
 export const gateScript: string =
+  `my @own = map { pack 'H*', $_ } qw(${ownAddresses.join(' ')});` +
   String.raw`
 use strict;
 my %nr = split /[=,]/, shift @ARGV;
@@ -61,8 +69,15 @@ if ($netns ne '-') {
   open my $jail, '<', $netns or refuse("network namespace: $!");
   until (hear()) { exit 0 if $heard =~ /^end\n/ }
   enter($jail, 'network namespace');
-  # RTM_NEWLINK: lo, which is always the first, up. RTM_NEWROUTE in table local, of type local, scope host.
+  # RTM_NEWLINK: lo, which is always the first, up. RTM_NEWADDR: IFA_LOCAL and IFA_ADDRESS.
+  # RTM_NEWROUTE in table local, of type local, scope host.
   ask(16, 0, pack('CxSlLL', 0, 0, 1, 1, 1), 'lo');
+  for my $address (@own) {
+    my $long = length $address > 4;
+    my $attribute = pack 'SS a*', 4 + length $address, 2, $address;
+    substr(my $second = $attribute, 2, 2) = pack 'S', 1;
+    ask(20, 0x600, pack('C4 L', $long ? 10 : 2, 8 * length $address, 0, 0, 1) . $attribute . $second, 'addresses');
+  }
   ask(24, 0x600, pack('C8 L SSL', $_, 0, 0, 0, 255, 3, 254, 2, 0, 8, 4, 1), 'local routes') for 2, 10;
 }
 my %any = ('::' => "\0" x 16, '::1' => "\0" x 15 . "\1", '127.0.0.1' => pack 'C4', 127, 0, 0, 1);
@@ -115,4 +130,5 @@ if ($boxed) {
 }
 fcntl $_, 2, 0 for $ipc, @kept;
 exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
-` + fenceSub
+` +
+  fenceSub

@@ -151,6 +151,11 @@ const python = (url: string) => [
   '-c',
   `import urllib.request as u; print(u.urlopen("${url}").read().decode())`,
 ]
+const addrConfig = (name: string) => [
+  ...['python3', '-c'],
+  `from socket import *
+print(*[getaddrinfo("${name}", 443, f, SOCK_STREAM, 0, AI_ADDRCONFIG)[0][4][0] for f in (AF_INET, AF_INET6)])`,
+]
 const nodeFetch = (url: string) => [
   ...['node', '--input-type=module', '-e'],
   `console.log(await (await fetch("${url}")).text())`,
@@ -210,6 +215,21 @@ const tools: [name: string, good: string[], printed: RegExp, bad: string[], erro
     /198\.51\.100\.30/,
     ['dig', 'evil.example'],
     /NXDOMAIN/,
+  ],
+  // AI_ADDRCONFIG with a family: names of a family that the host has no address of are not looked up at all.
+  ...([4, 6] as const).map((family): (typeof tools)[number] => [
+    `getent ahostsv${family}`,
+    ['getent', `ahostsv${family}`, 'plain.example'],
+    family === 4 ? /^198\.51\.100\.30 +STREAM/m : /^2001:db8:1::30 +STREAM/m,
+    ['sh', '-c', `getent ahostsv${family} evil.example; echo code $?`],
+    /^code 2$/m,
+  ]),
+  [
+    'python with AI_ADDRCONFIG',
+    addrConfig('plain.example'),
+    /^198\.51\.100\.30 2001:db8:1::30$/m,
+    addrConfig('evil.example'),
+    /Name or service not known|No address/,
   ],
   [
     'dig to another server',

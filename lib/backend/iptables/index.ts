@@ -4,13 +4,14 @@
  */
 import type { System } from '../../system/types.js'
 import { endGuard, guardPlace } from '../guard.js'
+import { loopbackSetUp } from '../namespace-addresses.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
 import { printChange, printSets, printTables } from './ast.js'
 import type { Family } from './ast.js'
 import { baseChanges, jailUids, removalOfAll } from './base.js'
 import { rawGuard, renderGuard } from './guard.js'
 import { jailChanges } from './jail.js'
-import { loopbackRoutes, openNamespace } from './namespace.js'
+import { openNamespace } from './namespace.js'
 import { denialSets, families, gateSets, grantSets, namespaceTables, sharedSets } from './tables.js'
 import { Tool } from './tool.js'
 import type { IptablesTools } from './tool.js'
@@ -101,7 +102,7 @@ function renderPlan(plan: NetworkPlan): RenderedRules[] {
       ...each("the jail's own network namespace", (family) =>
         printTables(family, namespaceTables(family, plan)),
       ),
-      { title: 'every address is local there', format: 'ip', text: text(loopbackRoutes()) },
+      { title: 'every address is local there', format: 'ip', text: text(loopbackSetUp()) },
     ]
   }
   const ports = [

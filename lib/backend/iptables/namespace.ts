@@ -6,6 +6,7 @@
 import type { Decision } from '../../audit/record.js'
 import { JailError } from '../../errors.js'
 import type { Session, System } from '../../system/types.js'
+import { loopbackSetUp } from '../namespace-addresses.js'
 import type { NetworkHold, NetworkPlan } from '../types.js'
 import { printSets, printTables } from './ast.js'
 import { DenialReader } from './denials.js'
@@ -17,11 +18,6 @@ import type { IptablesTools } from './tool.js'
 /** Says that it is there, and ends with whoever holds the other end of its standard input. */
 const holdScript = '$| = 1; print "held\\n"; 1 while sysread STDIN, my $byte, 4096'
 const startTimeout = 5_000
-
-/** What makes every address local, as `ip -batch` reads it. */
-export function loopbackRoutes(): string[] {
-  return ['link set lo up', 'route add local 0.0.0.0/0 dev lo', 'route add local ::/0 dev lo']
-}
 
 /** Makes the namespace; resolves once its rules are read back and `lo` is up. */
 export async function openNamespace(
@@ -93,7 +89,7 @@ class NamespaceHold implements NetworkHold {
     const problem = await this.#findProblem()
     if (problem !== undefined)
       throw new JailError('VERIFY_FAILED', `the jail's rules are not in force: ${problem}`)
-    if (!this.#isUp) await this.#tool.ip(loopbackRoutes())
+    if (!this.#isUp) await this.#tool.ip(loopbackSetUp())
     this.#isUp = true
   }
 

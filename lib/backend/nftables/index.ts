@@ -5,10 +5,11 @@
 import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
 import { endGuard, guardPlace } from '../guard.js'
+import { loopbackSetUp } from '../namespace-addresses.js'
 import { unlocked } from '../types.js'
 import type { Backend, NetworkPlan, RenderedRules, UidRange } from '../types.js'
 import { guardLook } from './guard.js'
-import { loopbackRoutes, openNamespace } from './namespace.js'
+import { openNamespace } from './namespace.js'
 import type { NamespaceTools } from './namespace.js'
 import { printTable } from './print.js'
 import { openMonitor } from './monitor.js'
@@ -138,7 +139,7 @@ function renderPlan(plan: NetworkPlan): RenderedRules[] {
         format: 'nft',
         text: text(printTable(namespaceTable(plan))),
       },
-      { title: 'every address is local there', format: 'ip', text: text(loopbackRoutes()) },
+      { title: 'every address is local there', format: 'ip', text: text(loopbackSetUp()) },
     ]
   }
   const gate = [

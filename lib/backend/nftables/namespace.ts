@@ -22,12 +22,6 @@ export interface NamespaceTools {
   readonly nsenter: string
 }
 
-/** What makes every address local, as `ip -batch` reads it: the gate's first step says the same by netlink. */
-export function loopbackRoutes(): string[] {
-  // Metric and table `local` are the kernel's defaults for the type.
-  return ['link set lo up', 'route add local 0.0.0.0/0 dev lo', 'route add local ::/0 dev lo']
-}
-
 const listTable = `list table inet ${tableName.jail}`
 
 /** Makes the namespace; whoever opens the gate's sockets in it brings `lo` up, once `installed` has resolved. */
