@@ -38,6 +38,8 @@ const prepare = async (t: Test, rest = 'network: { allow: [plain.example] }\n') 
   const lab = await createLab()
   t.teardown(() => lab.close())
   const box = await makeContainer(lab)
+  // The image has no package acl.
+  await lab.run(['rm', '-f', '/usr/bin/setfacl', '/usr/bin/getfacl'])
   lab.writeFile(`${box.files}${policyPath}`, policy(rest))
   return { lab, box }
 }
@@ -75,7 +77,7 @@ t.test('every tool is of a package that the Dockerfile installs', { timeout }, a
   t.teardown(() => lab.close())
   const text = readFileSync(join(root, 'examples/container/Dockerfile'), 'utf8')
   const packages = /--no-install-recommends ([^\\]*)/.exec(text)?.[1]?.trim().split(' ') ?? []
-  for (const tool of [...requiredTools, 'nft', 'setfacl']) {
+  for (const tool of [...requiredTools, 'nft']) {
     const { stdout } = await lab.run(['sh', '-c', `dpkg-query -S "*bin/${tool}"`])
     const owners = stdout.split('\n').map((line) => line.split(':')[0] ?? '')
     t.ok(

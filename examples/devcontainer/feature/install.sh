@@ -9,19 +9,19 @@ if ! command -v npm >/dev/null; then
 fi
 
 missing=
-for tool in nft bwrap ip nsenter setpriv setfacl perl useradd; do
+for tool in nft bwrap ip nsenter setpriv perl useradd; do
   command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 if [ -n "$missing" ]; then
   if command -v apt-get >/dev/null; then
     apt-get update
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-      acl nftables bubblewrap iproute2 util-linux perl-base passwd
+      nftables bubblewrap iproute2 util-linux perl-base passwd
     rm -rf /var/lib/apt/lists/*
   elif command -v dnf >/dev/null; then
-    dnf install --assumeyes acl nftables bubblewrap iproute util-linux perl-interpreter shadow-utils
+    dnf install --assumeyes nftables bubblewrap iproute util-linux perl-interpreter shadow-utils
   elif command -v apk >/dev/null; then
-    apk add acl nftables bubblewrap iproute2 util-linux-misc setpriv perl shadow
+    apk add nftables bubblewrap iproute2 util-linux-misc setpriv perl shadow
   else
     echo "agentjail: not installed, and no package manager that is known:$missing" >&2
     exit 1
