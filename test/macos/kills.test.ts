@@ -1,115 +1,109 @@
 /**
- * Wardens and gates killed at instants that look random and are the same in each run, on a modelled Mac with real
- * processes. Judge: after every command that macOS is given, pf as the evaluator sees it lets no jail's user reach what
- * its policy does not grant; and what the next command of agentjail leaves is what was there before.
+ * Commands, wardens and gates killed at any instant, on a modelled Mac with real processes. Judge: after every command
+ * that macOS is given, pf as the evaluator sees it lets no jail's user reach what its policy does not grant; and what the
+ * next command of agentjail leaves is what was there before. AGENTJAIL_KILLS: how many of each.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
-import t from 'tap'
-import { play, type Flow } from './flows.js'
-import { ended, MacRoot, until } from './mac-root.js'
-import { worldOf } from './model/world.js'
-import { reserved } from './rulesets.js'
+import t, { type Test } from 'tap'
+import { random, seed, wardenKilled } from '../scenarios/death.js'
+import { nothingLeft, silence, type Started } from '../scenarios/host.js'
+import { openMacHost } from './mac-host.js'
 
-t.setTimeout(780_000)
+t.setTimeout(3_600_000)
 const kills = Number(process.env['AGENTJAIL_KILLS'] ?? 3)
-const mac = await MacRoot.open()
+/** Milliseconds in which a command ends on an idle machine. */
+const within = 2_000
+const host = await openMacHost()
 t.teardown(() => {
-  mac.close()
+  host.mac.close()
+})
+const install = ['service', 'install', 'bot', '-p', 'openai', '--', '/bin/sleep', '300'] as const
+
+const running = async (): Promise<Started> => {
+  const jail = host.start(...host.prefix, '--', ...host.restless)
+  await jail.until(/started/)
+  return jail
+}
+
+/** A jail, or its end, is not the killed command's to undo. */
+const stopped = async (jail: Started | undefined): Promise<void> => {
+  await host.agentjail('stop', 'faults')
+  await jail?.ended
+}
+
+interface Killed {
+  readonly args: readonly string[]
+  /** What is there when it starts. */
+  readonly prepare?: () => Promise<Started | undefined>
+  /** What a person types next. */
+  readonly mend: (jail: Started | undefined) => Promise<unknown>
+}
+
+const commands: Readonly<Record<string, Killed>> = {
+  setup: { args: ['setup'], mend: () => host.agentjail('setup') },
+  gc: { args: ['gc'], mend: () => host.agentjail('gc') },
+  stop: { args: ['stop', 'faults'], prepare: running, mend: stopped },
+  reload: { args: ['reload', 'faults'], prepare: running, mend: stopped },
+  allow: { args: ['allow', 'faults', 'a.example'], prepare: running, mend: stopped },
+  'service install': { args: install, mend: () => host.agentjail('service', 'uninstall', 'bot') },
+  'service uninstall': {
+    args: ['service', 'uninstall', 'bot'],
+    prepare: async () => {
+      await host.agentjail(...install)
+      return undefined
+    },
+    mend: () => host.agentjail('service', 'uninstall', 'bot'),
+  },
+}
+
+const killed = async (args: readonly string[], after: number): Promise<void> => {
+  const command = host.start(...args)
+  await sleep(after)
+  command.kill('SIGKILL')
+  await command.ended
+}
+
+t.test('the warden', (t) => wardenKilled(t, host, { kills, within: 3_000, endByThemselves: false }))
+
+t.test('the gate of a jail that runs', async (t) => {
+  for (let n = 0; n < kills; n++) {
+    const jail = await running()
+    await host.run('/usr/bin/pkill', '-KILL', '-u', '450')
+    t.match((await jail.ended).stderr, /the gate ended: .*the command is ended/s, String(n))
+    await nothingLeft(t, host, `gate ${String(n)}`)
+  }
+  await silence(t, host, 'gates')
 })
 
-/** Numbers from 0 to 1 (mulberry32). */
-const random = (seed: number) => () => {
-  seed = (seed + 0x6d2b79f5) | 0
-  let x = Math.imul(seed ^ (seed >>> 15), 1 | seed)
-  x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x
-  return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32
-}
-
-const uids = Array.from({ length: 4 }, (_, at) => reserved.first + at)
-const targets = [
-  ['203.0.113.66', 443],
-  ['203.0.113.66', 5432],
-  ['198.51.100.7', 443],
-  ['2001:db8::66', 53],
-] as const
-const granted: Omit<Flow, 'client'> = {
-  kind: 'connect',
-  from: '192.168.1.10',
-  to: '198.51.100.7',
-  port: 5432,
-}
-
-/** What the users of the reserved range may reach now beyond the policy. */
-function openings(): string[] {
-  const world = worldOf(mac.state)
-  return uids.flatMap((client) =>
-    targets.flatMap(([to, port]) =>
-      (['connect', 'send'] as const).flatMap((kind) => {
-        const from = to.includes(':') ? '2001:db8:f::10' : '192.168.1.10'
-        const flow: Flow = { kind, client, from, to, port }
-        return play({ ...world, states: [] }, flow) === 'passes' ? [JSON.stringify(flow)] : []
-      }),
-    ),
-  )
-}
-
-async function left(): Promise<unknown> {
-  const { pf, acls, interfaces } = mac.state
-  const find = await mac.run([
-    ...['/usr/bin/find', '/var/run/agentjail', '/var/run/agentjail-ca', '-type', 'f'],
-    ...['-not', '-name', 'last-uid', '-not', '-name', 'pf.json'],
-  ])
-  return {
-    rules: pf.anchors['com.apple/agentjail'],
-    tables: pf.tables,
-    tokens: pf.tokens.length,
-    acls: Object.values(acls).flat(),
-    interfaces: [...interfaces],
-    files: find.stdout,
-    processes: (await mac.run(['/usr/bin/pgrep', '-x', 'sleep'])).stdout,
-  }
-}
-
-t.test('killed at any instant', async (t) => {
-  await mac.write(
-    '/etc/p.yaml',
-    'version: 1\nname: p\nnetwork: { allow: [a.example], cidrs: [{ cidr: 198.51.100.7/32, ports: [5432] }] }\n',
-  )
-  await mac.jail('setup')
-  const first = ['run', '--policy', '/etc/p.yaml', '--name', 'bot', '--', '/usr/bin/true']
-  t.match(await mac.jail(...first), { code: 0 })
-  const before = await left()
-  const seen = new Set<string>()
-  let judged = 0
-  let reached = 0
-  mac.onCommand = () => {
-    judged++
-    for (const opening of openings()) seen.add(opening)
-    if (uids.some((client) => play(worldOf(mac.state), { ...granted, client }) === 'passes'))
-      reached++
-  }
-  const next = random(7)
-  for (let n = 0; n < kills; n++) {
-    const run = ['run', '--policy', '/etc/p.yaml', '--name', 'bot', '--', '/bin/sleep', '300']
-    const jail = mac.startJail(...run)
-    const end = ended(jail)
-    if (n % 3 === 2) {
-      // The gate of a jail that runs.
-      await until('it runs', async () => {
-        if (jail.exitCode !== null) throw new Error((await end).stderr)
-        return /"running"/.test((await mac.jail('status', '--json')).stdout)
-      })
-      await mac.run(['/usr/bin/pkill', '-KILL', '-u', '450'])
-      t.match((await end).stderr, /the gate ended: .*the command is ended/s, `kill ${String(n)}`)
-    } else {
-      await sleep(next() * 3_000)
-      mac.killInner(jail)
-      await end
+t.test('any other command', async (t: Test) => {
+  const next = random(seed)
+  t.comment(`AGENTJAIL_SEED=${String(seed)}`)
+  for (let n = 0; n < Math.max(1, Math.ceil(kills / Object.keys(commands).length)); n++)
+    for (const [name, { args, prepare, mend }] of Object.entries(commands)) {
+      const jail = await prepare?.()
+      await killed(args, next() * within)
+      await mend(jail)
+      t.match(await host.agentjail('gc'), { code: 0 }, name)
+      await nothingLeft(t, host, name)
+      await silence(t, host, name)
     }
-    t.match(await mac.jail('gc'), { code: 0 }, `kill ${String(n)}: gc`)
-    t.strictSame(await left(), before, `kill ${String(n)}: as before`)
+})
+
+t.test('uninstall: whatever is gone, setup puts back', async (t) => {
+  const next = random(seed + 1)
+  for (let n = 0; n < Math.max(1, Math.ceil(kills / 4)); n++) {
+    await killed(['uninstall'], next() * within)
+    t.match(await host.agentjail('setup'), { code: 0 })
+    // Without the deny, which went with its users, everything was open.
+    await host.leaked()
+    t.match(await host.agentjail(...host.prefix, '--', 'true'), { code: 0 })
+    await nothingLeft(t, host, 'uninstall')
+    await silence(t, host, 'after setup')
   }
-  mac.onCommand = undefined
-  t.strictSame([...seen], [], `${String(judged)} commands of macOS, never more than the policy`)
-  t.ok(reached > 0, 'what is granted was open meanwhile')
+})
+
+t.test('the judge', (t) => {
+  t.comment(`pf judged after ${String(host.judged.commands)} commands of macOS`)
+  t.ok(host.judged.open > 0, 'what is granted was open meanwhile')
+  t.end()
 })

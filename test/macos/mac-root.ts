@@ -37,6 +37,8 @@ export interface Ended {
 
 export class MacRoot {
   readonly state: MacState = freshMac()
+  /** Of agentjail, within. */
+  readonly program = program
   /** Told after each command that macOS was given. */
   onCommand: (() => void) | undefined
   readonly #dir: string
@@ -106,7 +108,12 @@ export class MacRoot {
     const inside = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
     const enter = ['--target', inside, '--mount', '--net', '--pid', '--wdns=/Users/Shared', '--']
     return spawn('/usr/bin/nsenter', [...enter, ...argv], {
-      env: { PATH: '/usr/bin:/bin:/usr/sbin:/sbin', SUDO_UID: '501', SUDO_GID: '20', ...env },
+      env: {
+        PATH: '/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin',
+        SUDO_UID: '501',
+        SUDO_GID: '20',
+        ...env,
+      },
       stdio: ['ignore', 'pipe', 'pipe'],
     })
   }
@@ -126,20 +133,21 @@ export class MacRoot {
     return this.start([...node, program, ...args])
   }
 
-  /** SIGKILL to what was started, which nsenter forked; nothing where it has ended. */
-  killInner(child: ChildProcess): void {
+  /** A signal to what was started, which nsenter forked; nothing where it has ended. */
+  killInner(child: ChildProcess, signal: NodeJS.Signals = 'SIGKILL'): void {
     const parent = String(child.pid)
     try {
       const [pid = ''] = readFileSync(`/proc/${parent}/task/${parent}/children`, 'utf8').split(' ')
-      process.kill(pid === '' ? (child.pid ?? 0) : Number(pid), 'SIGKILL')
+      process.kill(pid === '' ? (child.pid ?? 0) : Number(pid), signal)
     } catch {
-      child.kill('SIGKILL')
+      child.kill(signal)
     }
   }
 
   async write(path: string, text: string): Promise<void> {
-    const script = 'open my $f, ">", shift or die "$!\\n"; print $f shift; close $f'
-    const { code, stderr } = await this.run(['/usr/bin/perl', '-e', script, path, text])
+    const script = 'open my $f, ">", shift or die "$!\\n"; print $f pack("H*", shift); close $f'
+    const hex = Buffer.from(text).toString('hex')
+    const { code, stderr } = await this.run(['/usr/bin/perl', '-e', script, path, hex])
     if (code !== 0) throw new Error(stderr)
   }
 

@@ -9,6 +9,8 @@ import { createLab, type Lab } from '../lab/lab.js'
 import { agentjailPath } from '../lab/paths.js'
 import type { Packet } from '../lab/pcap.js'
 
+export { random, seed } from '../scenarios/death.js'
+
 export const isolations = ['namespace', 'uid'] as const
 export type Isolation = (typeof isolations)[number]
 
@@ -148,15 +150,4 @@ export const gc = async (t: Test, lab: Lab, name: string) => {
 
 export const silence = async (t: Test, lab: Lab, name: string) => {
   t.same(await lab.capture.packets(toEvil), [], `${name}: nothing reached the attacker`)
-}
-
-/** Of random instants; printed where it is used, and taken from AGENTJAIL_SEED to repeat a run. */
-export const seed = Number(process.env['AGENTJAIL_SEED'] ?? Math.floor(Math.random() * 2 ** 31))
-
-/** Numbers that look random and are the same in each run (mulberry32). */
-export const random = (seed: number) => () => {
-  seed = (seed + 0x6d2b79f5) | 0
-  let x = Math.imul(seed ^ (seed >>> 15), 1 | seed)
-  x = (x + Math.imul(x ^ (x >>> 7), 61 | x)) ^ x
-  return ((x ^ (x >>> 14)) >>> 0) / 2 ** 32
 }

@@ -5,6 +5,10 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { damage, denyLine, firewall, tool } from '../lab/firewall.js'
+import { allowAndDeny } from '../scenarios/change.js'
+import { noRoom, rulesDamaged, stateDamaged } from '../scenarios/damage.js'
+import { wardenKilled } from '../scenarios/death.js'
+import { joinAndStop, newNamesAtOnce, sameNameAtOnce } from '../scenarios/names.js'
 import {
   cwd,
   eachCase,
@@ -16,45 +20,19 @@ import {
   isolations,
   jailed,
   joined,
-  joining,
   nothingLeft,
   openBench,
   policyPath,
-  random,
-  seed,
   silence,
   start,
   type Bench,
 } from './faults-kit.js'
+import { labHost } from './lab-host.js'
 
 /** Instants at which the warden is killed, in each isolation. */
 const kills = Number(process.env['AGENTJAIL_KILLS'] ?? 25)
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 280_000
-
-const wardenKilled = async (t: Test, { lab, prefix }: Bench) => {
-  const next = random(seed)
-  let [reached, stopping] = [0, 0]
-  t.comment(`AGENTJAIL_SEED=${seed}`)
-  for (let n = 0; n < kills; n++) {
-    const jail = lab.spawnAgentjail([...prefix, '--', ...hammer], { timeout: 30_000, cwd })
-    if (n % 3 === 2) {
-      await jail.until(/started/, 20_000)
-      jail.kill('SIGTERM')
-      await sleep(next() * 120)
-      stopping++
-    } else await sleep(next() * 1200)
-    jail.kill('SIGKILL')
-    await jail.ended
-    if (jail.stdout().includes('started')) reached++
-    const ended = await eventually(() => jailed(lab).length === 0 && gates(lab).length === 0)
-    t.ok(ended, `kill ${n}: the command and the gate ended with the warden`)
-  }
-  t.ok(reached > 0, `${reached} of ${kills} were killed after the launch, ${stopping} while ending`)
-  await gc(t, lab, 'kills')
-  await nothingLeft(t, lab, `${kills} kills`)
-  await silence(t, lab, `${kills} kills`)
-}
 
 const gateKilled = async (t: Test, bench: Bench) => {
   const { lab } = bench
@@ -132,7 +110,8 @@ const interrupted = async (t: Test, { lab, prefix }: Bench) => {
   const argv = [...prefix, '--', 'perl', '-e', taking]
   const jail = lab.spawnAgentjail(argv, { tty: true, timeout: 60_000, cwd })
   await jail.until(/started/, 20_000)
-  const holders = () => lab.processes().filter(({ command }) => /^\S*nft .*-i/.test(command))
+  const holders = () =>
+    lab.processes().flatMap(({ pid, command }) => (/^\S*nft .*-i/.test(command) ? [pid] : []))
   const before = holders()
   t.equal(before.length > 0, firewall === 'nftables', 'nft holds it')
   jail.write('\u0003')
@@ -144,44 +123,6 @@ const interrupted = async (t: Test, { lab, prefix }: Bench) => {
   t.equal((await lab.agentjail(['stop', 'faults'])).code, 0)
   await jail.ended
   await nothingLeft(t, lab, 'interrupted')
-}
-
-const damages: (readonly [name: string, argv: readonly string[]])[] = [
-  ['everything flushed', damage.everything],
-  ['ours alone deleted', damage.ours],
-  ['one element deleted', damage.lead],
-  ['one rule of ours gone', damage.rule],
-  ['the static deny deleted', damage.deny],
-  ...(damage.off === undefined
-    ? []
-    : ([
-        ['the static deny switched off', damage.off('agentjail')],
-        ['ours switched off', damage.off('agentjail_uid')],
-      ] as const)),
-  [
-    'the guard killed',
-    ['sh', '-c', 'kill -9 $(sed "s/.*pid\\":\\([0-9]*\\).*/\\1/" /run/agentjail/guard.json)'],
-  ],
-]
-
-/** uid: noticed within a second (measured by the wall between damage and notice), restored, told, nothing out. */
-const rulesDamaged = async (t: Test, bench: Bench) => {
-  const { lab } = bench
-  const jail = await start(bench)
-  for (const [name, argv] of damages) {
-    const seen = jail.stderr().length
-    const { code, stderr } = await lab.run(argv)
-    t.equal(code, 0, `${name}: ${stderr}`)
-    const from = performance.now()
-    const told = await eventually(() => jail.stderr().slice(seen).includes('have been restored'))
-    t.ok(told, `${name}: restored and told`)
-    t.comment(`${name}: told after ${Math.round(performance.now() - from)} ms`)
-    t.match((await granted(lab)).stdout, /path \/ok/, `${name}: what is granted works`)
-    await silence(t, lab, name)
-  }
-  jail.kill('SIGTERM')
-  await jail.ended
-  await nothingLeft(t, lab, 'damaged rules')
 }
 
 /** namespace: the host's firewall is not what holds the jail. */
@@ -224,77 +165,6 @@ const toolGone = async (t: Test, bench: Bench) => {
   await silence(t, lab, 'tool gone')
 }
 
-/** What agentjail cannot write or open: each refused before the launch in one line, or told, and nothing left. */
-const noRoom = async (t: Test, { lab, prefix }: Bench) => {
-  const run = (limit: string[] = []) =>
-    lab.run([...limit, 'agentjail', ...prefix, '--', 'true'], { timeout: 30_000, cwd })
-  const over = async (dir: string, options: string, script: string) => {
-    const shell = `mount -t tmpfs -o ${options} tmpfs ${dir} && ${script}`
-    const { code, stderr } = await lab.run(['sh', '-c', shell])
-    t.equal(code, 0, stderr)
-    const result = await run()
-    await lab.run(['umount', dir])
-    return result
-  }
-  const readOnly = await over('/run/agentjail', 'ro', 'true')
-  t.match(
-    readOnly,
-    { code: 125, stderr: /^agentjail: cannot (make|write) \/run\/agentjail/i },
-    'state directory read-only',
-  )
-  const full = await over(
-    '/run/agentjail',
-    'size=4k',
-    'head -c 9999 /dev/zero > /run/agentjail/x || true',
-  )
-  t.match(
-    full,
-    { code: 125, stderr: /^agentjail: cannot (make|write) \/run\/agentjail/ },
-    'state directory full',
-  )
-  const log = await over(
-    '/var/log/agentjail',
-    'size=4k,mode=700',
-    'head -c 9999 /dev/zero > /var/log/agentjail/x || true',
-  )
-  t.equal(log.code, 0, `log full: the command runs: ${log.stderr}`)
-  await nothingLeft(t, lab, 'no room')
-  for (const files of [22, 26, 30, 36, 44]) {
-    const result = await run(['prlimit', `--nofile=${files}`])
-    t.ok(
-      result.code === 0 || result.code === 125 || result.signal !== null,
-      `${files} descriptors: ${result.code} ${result.stderr.slice(0, 200)}`,
-    )
-    t.notMatch(result.stderr, /\n\s+at /, `${files} descriptors: no stack`)
-    t.ok(await eventually(() => jailed(lab).length === 0), `${files} descriptors: no process`)
-  }
-  await gc(t, lab, 'descriptors')
-  await nothingLeft(t, lab, 'descriptors')
-}
-
-const stateDamaged = async (t: Test, { lab, prefix }: Bench) => {
-  const file = '/run/agentjail/jails/faults.json'
-  const uid = Number((await lab.run(['id', '-u', 'aj-faults'])).stdout)
-  for (const [name, text] of [
-    ['corrupted', '\u0000\u0001nonsense'],
-    ['truncated', '{"v":1,"name":"fau'],
-    ['older', `{"v":0,"name":"faults","uid":${uid}}`],
-    ['empty', ''],
-  ] as const) {
-    lab.writeFile(file, text)
-    const refused = await lab.agentjail([...prefix, '--', 'true'], { cwd })
-    t.match(refused, { code: 125, stderr: /state file .*faults\.json.*agentjail gc/ }, name)
-    const out = await lab.run(['setpriv', `--reuid=${uid}`, '--clear-groups', 'perl', '-e', shot])
-    t.notMatch(out.stdout, /sent/, `${name}: the user stays denied`)
-    await gc(t, lab, name)
-    t.equal((await lab.agentjail([...prefix, '--', 'true'], { cwd })).code, 0, `${name}: repaired`)
-  }
-  await silence(t, lab, 'damaged state')
-  await nothingLeft(t, lab, 'damaged state')
-}
-const shot = `use Socket; socket(my $s, AF_INET, SOCK_DGRAM, 0);
-print send($s, 'leak', 0, pack_sockaddr_in(51820, inet_aton('203.0.113.66'))) ? "sent" : "refused: $!"`
-
 /** Streams that are closed from the start, or whose reader left. */
 const streams = async (t: Test, { lab, prefix }: Bench) => {
   const words = ['agentjail', ...prefix, '--'].join(' ')
@@ -310,43 +180,29 @@ const streams = async (t: Test, { lab, prefix }: Bench) => {
   await nothingLeft(t, lab, 'streams')
 }
 
-const joinAndStop = async (t: Test, bench: Bench) => {
-  const { lab, prefix } = bench
-  const jail = await start(bench)
-  const taken = await lab.agentjail([...prefix, '--', 'true'], { cwd })
-  t.match(taken, { code: 125, stderr: /jail faults is running already: pid \d+, since .*--join/ })
-  const other = await joined(lab, ['sh', '-c', 'id -un; exit 7'])
-  t.match(other, { code: 7, stdout: 'aj-faults\n' }, 'same user, own exit code')
-  t.ok(jailed(lab).length > 0, 'the jail goes on after it')
-  const second = lab.spawnAgentjail([...joining, 'sh', '-c', 'echo in; sleep 60'])
-  await second.until(/in/)
-  const stopped = await lab.agentjail(['stop', 'faults'])
-  t.match(stopped, { code: 0, stdout: 'faults: stopped\n' })
-  t.equal((await second.ended).signal, 'SIGKILL', "the jail's end is its end")
-  t.equal((await jail.ended).signal, 'SIGTERM')
-  t.match(await lab.agentjail(['stop', 'faults']), { code: 2, stderr: /no jail faults/ })
-  await nothingLeft(t, lab, 'join and stop')
-  await silence(t, lab, 'join and stop')
-}
-
 t.setTimeout(2 * timeout)
 for (const isolation of isolations) {
   t.test(isolation, { timeout }, async (t) => {
     const bench = await openBench(t, isolation)
+    const host = labHost(bench)
     const cases = {
-      'kill -9 of the warden': wardenKilled,
+      'kill -9 of the warden': (t: Test) =>
+        wardenKilled(t, labHost(bench, hammer), { kills, within: 1200, endByThemselves: true }),
       'kill -9 of the gate': gateKilled,
       'kill -9 of a gate with a CA': httpGateKilled,
       'Ctrl-C': interrupted,
       'SIGSTOP of the warden': wardenStopped,
       ...(isolation === 'uid'
-        ? { 'damaged rules': rulesDamaged }
+        ? { 'damaged rules': (t: Test) => rulesDamaged(t, host) }
         : { 'flush of the host': flushChangesNothing }),
       'tool gone': toolGone,
-      'no room, no descriptors': noRoom,
-      'damaged state files': stateDamaged,
+      'no room, no descriptors': (t: Test) => noRoom(t, host),
+      'damaged state files': (t: Test) => stateDamaged(t, host),
       'closed streams': streams,
-      'join and stop': joinAndStop,
+      'join and stop': (t: Test) => joinAndStop(t, host),
+      'the same name at one instant': (t: Test) => sameNameAtOnce(t, host),
+      'new names at one instant': (t: Test) => newNamesAtOnce(t, host),
+      'allow and deny': (t: Test) => allowAndDeny(t, host),
     }
     await eachCase(t, bench, timeout, cases)
   })
