@@ -142,7 +142,7 @@ class BufferedLog implements AuditLog {
     if (this.#isClosed) return
     this.#isClosed = true
     await this.flush()
-    await this.#sink.close()
+    this.#sink.close()
   }
 
   #take(decision: Decision, time: string): void {

@@ -4,7 +4,6 @@
  * written, in a directory of the same kind; a link planted there is never followed.
  */
 import {
-  close,
   closeSync,
   constants,
   fchmodSync,
@@ -54,7 +53,7 @@ export class Sink {
 
   /** Appends whole lines; rotates first where they would not fit. Rejects with the errno of the write. */
   async append(lines: Buffer): Promise<void> {
-    if (this.#size > 0 && this.#size + lines.length > this.#options.maxBytes) await this.#rotate()
+    if (this.#size > 0 && this.#size + lines.length > this.#options.maxBytes) this.#rotate()
     const data = this.#isTorn ? Buffer.concat([Buffer.from('\n'), lines]) : lines
     let done = 0
     try {
@@ -71,11 +70,12 @@ export class Sink {
     }
   }
 
-  async close(): Promise<void> {
-    await promisify(close)(this.#file)
+  /** At once: a thread of the pool for it is one that the process waits for as it ends. */
+  close(): void {
+    closeSync(this.#file)
   }
 
-  async #rotate(): Promise<void> {
+  #rotate(): void {
     const { dir, jail, files } = this.#options
     for (let generation = files - 1; generation >= 1; generation--) {
       renameIfThere(logPath(dir, jail, generation - 1), logPath(dir, jail, generation))
@@ -85,7 +85,7 @@ export class Sink {
     this.#file = opened.file
     this.#size = opened.size
     this.#isTorn = opened.isTorn
-    await promisify(close)(old)
+    closeSync(old)
   }
 }
 

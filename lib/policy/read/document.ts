@@ -76,8 +76,9 @@ function parseYaml(text: string, lines: LineCounter): ParsedDocument {
   const plain = takePlainLists(text)
   if (plain !== undefined) {
     const document = parseWhole(plain.text, lines)
-    if (putPlainLists(document, plain)) return document
-    lines.lineStarts.length = 0
+    const isWhole = putPlainLists(document, plain)
+    lines.lineStarts = isWhole ? [...plain.lineStarts] : []
+    if (isWhole) return document
   }
   return parseWhole(text, lines)
 }

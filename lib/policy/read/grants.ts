@@ -244,6 +244,9 @@ export function methodAllowed(access: LayerGrant['access'], method: HttpRule['me
   return (accessMethods[access] as readonly string[]).includes(method)
 }
 
+/** Of a grant that does not say otherwise; shared, since there may be ten thousand. */
+const unlimited = { access: 'full', rules: [], within: [], private: false, limits: {} } as const
+
 /** One grant for each host, and for each way of inspection where the entry names none. */
 function expand(
   reader: Reader,
@@ -257,11 +260,7 @@ function expand(
     byInspection(ports, proto, extra.inspect).map(([inspect, part]) => ({
       host,
       ports: part,
-      access: 'full' as const,
-      rules: [],
-      within: [],
-      private: false,
-      limits: {},
+      ...unlimited,
       origin: reader.origin(item),
       ...extra,
       proto,
@@ -269,6 +268,9 @@ function expand(
     })),
   )
 }
+
+/** Of nearly every grant. */
+const plainHttps: readonly Inspected[] = [['sni', https]]
 
 type Inspected = readonly [LayerGrant['inspect'], readonly PortRange[]]
 
@@ -278,6 +280,7 @@ function byInspection(
   inspect: LayerGrant['inspect'] | undefined,
 ): readonly Inspected[] {
   if (inspect !== undefined) return [[inspect, ports]]
+  if (ports === https && proto === 'tcp') return plainHttps
   if (proto === 'udp') return [['none', ports]]
   const { named, others } = splitPorts(ports, namedPorts)
   const parts: readonly Inspected[] = [
