@@ -78,7 +78,7 @@ t.test('the workflow of hosted Macs', async (t) => {
   }
   const all = scripts.join('\n')
   t.match(all, /pfctl -n .*test\/golden/s)
-  for (const file of ['rules', 'evaluate', 'launch']) t.match(all, `macos/${file}.test.js`)
+  for (const file of ['rules', 'flows', 'policies', 'launch']) t.match(all, `macos/${file}.test.js`)
   // A runner is thrown away; a Mac of somebody's own is not.
   const ends = steps.slice(-2)
   t.match(ends, [{ run: /uninstall --purge/ }, { run: /real-state\.sh \| diff/ }])
