@@ -1,7 +1,7 @@
 /**
  * Relays datagrams of UDP grants. On the jail's loopback, where every address is local, a client's
  * source address equals the destination it meant, so `rinfo.address` is the destination.
- * (IPv6 picks ::1 as source instead: the jail's rules refuse it before it comes here.)
+ * (Over IPv6 the kernel picks ::1 as source instead, and the jail's rules make it the destination.)
  * Invariant: a flow stands on a grant for its address and port, is bounded in number, and ends when
  * idle; port 53 is never relayed.
  */

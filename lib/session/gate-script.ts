@@ -69,6 +69,8 @@ if ($netns ne '-') {
   open my $jail, '<', $netns or refuse("network namespace: $!");
   until (hear()) { exit 0 if $heard =~ /^end\n/ }
   enter($jail, 'network namespace');
+  # A datagram over IPv6 is translated on its way to the gate: its answer may come as late as the gate waits for one.
+  if (open my $seconds, '>', '/proc/sys/net/netfilter/nf_conntrack_udp_timeout') { syswrite $seconds, 120 }
   # RTM_NEWLINK: lo, which is always the first, up. RTM_NEWADDR: IFA_LOCAL and IFA_ADDRESS.
   # RTM_NEWROUTE in table local, of type local, scope host.
   ask(16, 0, pack('CxSlLL', 0, 0, 1, 1, 1), 'lo');

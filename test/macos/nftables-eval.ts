@@ -159,7 +159,10 @@ class Run {
     }
     if ('redirect' in statement) {
       const address = this.#packet.to.includes(':') ? '::1' : '127.0.0.1'
-      this.#connection.redirected = { address, port: statement.redirect.port }
+      this.#connection.redirected = {
+        address,
+        port: statement.redirect?.port ?? this.#packet.toPort,
+      }
       return 'accept'
     }
     return 'next'
@@ -188,7 +191,7 @@ class Run {
       if (protocol !== 'th' && protocol !== proto) return undefined
       return field === 'dport' ? toPort : fromPort
     }
-    if ('ct' in expression) {
+    if ('ct' in expression && !('dir' in expression.ct)) {
       const status = this.#connection.redirected === undefined ? '' : 'dnat'
       const state = this.#connection.isNew ? 'new' : 'established'
       return { mark: this.#connection.mark, status, direction, state }[expression.ct.key]

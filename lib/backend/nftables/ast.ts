@@ -16,6 +16,8 @@ export type Expression =
       }
     }
   | { readonly ct: { readonly key: 'mark' | 'status' | 'direction' | 'state' } }
+  /** Where the side that opened the flow meant to go, whatever address translation made of it. */
+  | { readonly ct: { readonly key: 'ip6 daddr'; readonly dir: 'original' } }
   | { readonly socket: { readonly key: 'cgroupv2'; readonly level: number } }
   | { readonly concat: readonly Expression[] }
   | { readonly '&': readonly [Expression, number] }
@@ -56,7 +58,9 @@ export type Statement =
   | { readonly mangle: { readonly key: Expression; readonly value: number } }
   | { readonly vmap: { readonly key: Expression; readonly data: string } }
   | { readonly counter: string }
-  | { readonly redirect: { readonly port: number } }
+  /** `null`: to the same port of the loopback. */
+  | { readonly redirect: { readonly port: number } | null }
+  | { readonly snat: { readonly family: 'ip6'; readonly addr: Expression } }
 
 export interface Rule {
   readonly chain: string
@@ -68,7 +72,7 @@ export interface Chain {
   /** Absent: a chain that others jump to. */
   readonly hook?: {
     readonly type: 'filter' | 'nat'
-    readonly hook: 'output' | 'input' | 'forward'
+    readonly hook: 'output' | 'input' | 'forward' | 'postrouting'
     readonly prio: number
     readonly policy: 'accept' | 'drop'
   }
@@ -147,6 +151,11 @@ export const vmap = (key: Expression, map: string): Statement => ({
 })
 export const count = (name: string): Statement => ({ counter: name })
 export const redirect = (port: number): Statement => ({ redirect: { port } })
+export const redirectSamePort: Statement = { redirect: null }
+/** The sender becomes whom it meant to reach: for a receiver that sees only the sender's address. */
+export const sourceAsMeant: Statement = {
+  snat: { family: 'ip6', addr: { ct: { key: 'ip6 daddr', dir: 'original' } } },
+}
 
 /** One port or range as nft lists it: a number, a range, or an anonymous set, in ascending order. */
 export function ports(

@@ -68,7 +68,10 @@ export function printStatement(statement: Statement): string {
   if ('vmap' in statement)
     return `${printExpression(statement.vmap.key)} vmap ${statement.vmap.data}`
   if ('counter' in statement) return `counter name ${statement.counter}`
-  return `redirect to :${statement.redirect.port}`
+  if ('snat' in statement) {
+    return `snat ${statement.snat.family} to ${printExpression(statement.snat.addr)}`
+  }
+  return statement.redirect === null ? 'redirect' : `redirect to :${statement.redirect.port}`
 }
 
 function printElem(expression: Expression): string {
@@ -83,7 +86,11 @@ function printExpression(expression: Expression): string {
   if (typeof expression === 'string') return expression
   if ('meta' in expression) return `meta ${expression.meta.key}`
   if ('payload' in expression) return `${expression.payload.protocol} ${expression.payload.field}`
-  if ('ct' in expression) return `ct ${expression.ct.key}`
+  if ('ct' in expression) {
+    return 'dir' in expression.ct
+      ? `ct ${expression.ct.dir} ${expression.ct.key}`
+      : `ct ${expression.ct.key}`
+  }
   if ('socket' in expression) return `socket cgroupv2 level ${expression.socket.level}`
   if ('path' in expression) return `"${expression.path}"`
   if ('concat' in expression) return expression.concat.map(printExpression).join(' . ')

@@ -29,10 +29,12 @@ import {
   ports,
   prohibit,
   redirect,
+  redirectSamePort,
   resetTcp,
   setCtMark,
   setMark,
   socketGroup,
+  sourceAsMeant,
   update,
   vmap,
 } from './ast.js'
@@ -159,6 +161,7 @@ export function namespaceTable(plan: NetworkPlan): Table {
     { name: 'forward', hook: { type: 'filter', hook: 'forward', prio: 0, policy: 'drop' } },
     { name: 'output', hook: { type: 'filter', hook: 'output', prio: 0, policy: 'drop' } },
     { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -100, policy: 'accept' } },
+    { name: 'meant', hook: { type: 'nat', hook: 'postrouting', prio: 100, policy: 'accept' } },
     { name: 'jail' },
   ]
   const rules: Rule[] = [
@@ -169,11 +172,8 @@ export function namespaceTable(plan: NetworkPlan): Table {
     { chain: 'output', expr: [equal(meta('oifname'), 'lo'), accept] },
     // An answer over UDP comes from the address the kernel prefers: 127.0.0.1 for all of 127/8, ::1 for every IPv6.
     // Redirected, it is given back the address that was asked.
-    {
-      chain: 'to_gate',
-      expr: [equal(meta('nfproto'), 'ipv6'), equal(field('udp', 'dport'), 53), redirect(53)],
-    },
     { chain: 'to_gate', expr: [ownLoopback, equal(field('udp', 'dport'), 53), redirect(53)] },
+    ...datagramsOverIpv6(plan),
     ...namespaceGrants(plan),
     ...denialRules('jail'),
   ]
@@ -186,6 +186,20 @@ export function namespaceTable(plan: NetworkPlan): Table {
     chains,
     rules,
   }
+}
+
+/**
+ * The gate learns where a datagram was meant to go from its sender's address: for a local destination the kernel's
+ * source over IPv4 is the destination itself, over IPv6 always ::1. So over IPv6 its source is made what it was meant
+ * for, and what answers it is translated back.
+ */
+function datagramsOverIpv6({ gateUdp }: NetworkPlan): Rule[] {
+  if (gateUdp.length === 0) return []
+  const here = [equal(meta('nfproto'), 'ipv6'), equal(field('udp', 'dport'), ports(gateUdp))]
+  return [
+    { chain: 'to_gate', expr: [...here, redirectSamePort] },
+    { chain: 'meant', expr: [...here, sourceAsMeant] },
+  ]
 }
 
 function namespaceGrants(plan: NetworkPlan): Rule[] {
@@ -203,8 +217,7 @@ function namespaceGrants(plan: NetworkPlan): Rule[] {
   }
   const udp: Rule = {
     chain: 'jail',
-    // Over IPv6 the gate would not see where it was meant to go (the kernel's source for all of it is ::1): refused
-    // here, at once, where the address is known. Look-ups are redirected, and are for the loopback by now.
+    // IPv4 only: over IPv6 they are redirected, and are for the loopback by now.
     expr: [
       equal(meta('nfproto'), 'ipv4'),
       equal(field('udp', 'dport'), ports(plan.gateUdp)),
