@@ -312,6 +312,9 @@ export function namespaceTables(family: Family, plan: NetworkPlan): Table[] {
   const { chain, denied } = jailNames(plan.uid)
   const accept: Target = { verdict: 'ACCEPT' }
   const owner = { first: plan.uid, last: plan.uid }
+  // Over IPv6 the gate would not see where a datagram was meant to go (the kernel's source for all of it is ::1), and no
+  // target makes of a source what is not written in the rule: refused here, where the address is known.
+  const toGate = family === 4 ? plan.gateUdp : plan.gateUdp.filter(({ first }) => first === 53)
   return [
     {
       name: 'filter',
@@ -332,7 +335,7 @@ export function namespaceTables(family: Family, plan: NetworkPlan): Table[] {
         // Its own loopback: nothing of the host is there but what the gate serves.
         { chain, to: loopback[family], then: accept },
         ...plan.gateTcp.map((dport): Rule => ({ chain, proto: 'tcp', dport, then: accept })),
-        ...plan.gateUdp.map((dport): Rule => ({ chain, proto: 'udp', dport, then: accept })),
+        ...toGate.map((dport): Rule => ({ chain, proto: 'udp', dport, then: accept })),
         { chain, then: goto(denied) },
         ...denialRules(family, plan.uid, chains.reject),
         { chain: chains.reject, proto: 'tcp', then: { reject: 'tcp-reset' } },
