@@ -7,7 +7,7 @@
  * Addresses of the jail's own beside the loopback's, where nothing is: C libraries take a family for not configured
  * that has none (AI_ADDRCONFIG of getaddrinfo(3)), and then look up no name in it.
  * IPv4: the dummy address (RFC 7600). IPv6: a unique local one (RFC 4193), from which programs prefer IPv4 for what is
- * global (RFC 6724, rule 5): only over IPv4 do the datagrams of a grant pass.
+ * global (RFC 6724, rule 5). What the gate answers over UDP and IPv6 comes from that address, too.
  */
 export const dummyAddresses = { v4: '192.0.0.8', v6: 'fd6a:6169:6c00::1' } as const
 

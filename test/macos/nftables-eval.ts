@@ -161,7 +161,7 @@ class Run {
       const address = this.#packet.to.includes(':') ? '::1' : '127.0.0.1'
       this.#connection.redirected = {
         address,
-        port: statement.redirect?.port ?? this.#packet.toPort,
+        port: statement.redirect.port,
       }
       return 'accept'
     }

@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
-import { evil, services } from '../lab/addresses.js'
+import { evil, publicResolvers, services } from '../lab/addresses.js'
 import { firewall } from '../lab/firewall.js'
 import { createLab, type Lab } from '../lab/lab.js'
 
@@ -31,7 +31,7 @@ const path = '/etc/agentjail/policies/datagrams.yaml'
 
 /** Asks by name, with a socket that is connected and with one that is not, then what is not granted; prints each end. */
 const program = (family: Family, name: string, other: string) => `
-const { lookup } = require('dns'), { createSocket } = require('dgram')
+const { lookup, promises } = require('dns'), { createSocket } = require('dgram')
 const ask = (title, address, port, isConnected) => new Promise((resolve) => {
   const socket = createSocket('udp${family}')
   const end = (text) => { clearTimeout(timer); socket.close(); console.log(title + ': ' + text); resolve() }
@@ -44,6 +44,9 @@ const ask = (title, address, port, isConnected) => new Promise((resolve) => {
 })
 lookup('${name}', { family: ${family} }, async (error, address) => {
   if (error) throw error
+  const asked = new promises.Resolver({ timeout: 3000, tries: 3 })
+  asked.setServers(['${family === 4 ? publicResolvers[0] : publicResolvers[3]}'])
+  console.log('another resolver: ' + await asked.resolve${family === 4 ? '4' : '6'}('${evil.name}').then(String, ({ code }) => code))
   await ask('connected', address, ${port}, 'wait')
   await ask('unconnected', address, ${port}, false)
   await ask('by address', address, ${addressPort}, 'wait')
@@ -83,6 +86,7 @@ const datagrams = async (t: Test, lab: Lab, isolation: Isolation, family: Family
   const served = isServed(isolation, family)
   for (const title of ['connected', 'unconnected', 'by address'])
     t.match(said, new RegExp(`^${title}: ${served ? title : '(silence|E[A-Z]+)'}$`, 'm'), title)
+  if (served) t.match(said, `another resolver: ${to}\n`, 'names, by whatever resolver')
   for (const title of ['another port', 'another address', 'loopback'])
     t.match(said, new RegExp(`^${title}: (silence|E[A-Z]+)$`, 'm'), title)
   if (isolation === 'namespace' && firewall === 'nftables')

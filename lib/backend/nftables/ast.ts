@@ -58,8 +58,8 @@ export type Statement =
   | { readonly mangle: { readonly key: Expression; readonly value: number } }
   | { readonly vmap: { readonly key: Expression; readonly data: string } }
   | { readonly counter: string }
-  /** `null`: to the same port of the loopback. */
-  | { readonly redirect: { readonly port: number } | null }
+  | { readonly redirect: { readonly port: number } }
+  | { readonly dnat: { readonly family: 'ip6'; readonly addr: string } }
   | { readonly snat: { readonly family: 'ip6'; readonly addr: Expression } }
 
 export interface Rule {
@@ -151,7 +151,7 @@ export const vmap = (key: Expression, map: string): Statement => ({
 })
 export const count = (name: string): Statement => ({ counter: name })
 export const redirect = (port: number): Statement => ({ redirect: { port } })
-export const redirectSamePort: Statement = { redirect: null }
+export const leadTo = (addr: string): Statement => ({ dnat: { family: 'ip6', addr } })
 /** The sender becomes whom it meant to reach: for a receiver that sees only the sender's address. */
 export const sourceAsMeant: Statement = {
   snat: { family: 'ip6', addr: { ct: { key: 'ip6 daddr', dir: 'original' } } },

@@ -71,7 +71,8 @@ export function printStatement(statement: Statement): string {
   if ('snat' in statement) {
     return `snat ${statement.snat.family} to ${printExpression(statement.snat.addr)}`
   }
-  return statement.redirect === null ? 'redirect' : `redirect to :${statement.redirect.port}`
+  if ('dnat' in statement) return `dnat ${statement.dnat.family} to ${statement.dnat.addr}`
+  return `redirect to :${statement.redirect.port}`
 }
 
 function printElem(expression: Expression): string {

@@ -12,6 +12,7 @@
  * In a jail's own namespace the table is `agentjail_jail`.
  */
 import type { PortRange } from '../../policy/types.js'
+import { dummyAddresses } from '../namespace-addresses.js'
 import type { GatePort, NetworkPlan, UidRange } from '../types.js'
 import {
   accept,
@@ -24,12 +25,12 @@ import {
   field,
   goto,
   has,
+  leadTo,
   masked,
   meta,
   ports,
   prohibit,
   redirect,
-  redirectSamePort,
   resetTcp,
   setCtMark,
   setMark,
@@ -170,8 +171,7 @@ export function namespaceTable(plan: NetworkPlan): Table {
     { chain: 'output', expr: [equal(meta('skuid'), plan.uid), goto('jail')] },
     // The gate's answers, and the kernel's own resets.
     { chain: 'output', expr: [equal(meta('oifname'), 'lo'), accept] },
-    // An answer over UDP comes from the address the kernel prefers: 127.0.0.1 for all of 127/8, ::1 for every IPv6.
-    // Redirected, it is given back the address that was asked.
+    // An answer over UDP from 127/8 comes from 127.0.0.1. Redirected, it is given back the address that was asked.
     { chain: 'to_gate', expr: [ownLoopback, equal(field('udp', 'dport'), 53), redirect(53)] },
     ...datagramsOverIpv6(plan),
     ...namespaceGrants(plan),
@@ -190,15 +190,16 @@ export function namespaceTable(plan: NetworkPlan): Table {
 
 /**
  * The gate learns where a datagram was meant to go from its sender's address: for a local destination the kernel's
- * source over IPv4 is the destination itself, over IPv6 always ::1. So over IPv6 its source is made what it was meant
- * for, and what answers it is translated back.
+ * source over IPv4 is the destination itself, over IPv6 an address of the interface. So over IPv6 its source is made
+ * what it was meant for; and it is led to the address that the gate's answers come from, to be translated back.
  */
 function datagramsOverIpv6({ gateUdp }: NetworkPlan): Rule[] {
   if (gateUdp.length === 0) return []
-  const here = [equal(meta('nfproto'), 'ipv6'), equal(field('udp', 'dport'), ports(gateUdp))]
+  const toGate = equal(field('udp', 'dport'), ports(gateUdp))
+  const elsewhere = differ(field('ip6', 'daddr'), '::1')
   return [
-    { chain: 'to_gate', expr: [...here, redirectSamePort] },
-    { chain: 'meant', expr: [...here, sourceAsMeant] },
+    { chain: 'to_gate', expr: [elsewhere, toGate, leadTo(dummyAddresses.v6)] },
+    { chain: 'meant', expr: [equal(meta('nfproto'), 'ipv6'), toGate, sourceAsMeant] },
   ]
 }
 
@@ -210,6 +211,8 @@ function namespaceGrants(plan: NetworkPlan): Rule[] {
       expr: [equal(field('ip', 'daddr'), { prefix: { addr: '127.0.0.0', len: 8 } }), accept],
     },
     { chain: 'jail', expr: [equal(field('ip6', 'daddr'), '::1'), accept] },
+    // Look-ups and datagrams of a grant over IPv6, led there before.
+    { chain: 'jail', expr: [equal(field('ip6', 'daddr'), dummyAddresses.v6), accept] },
   ]
   const tcp: Rule = {
     chain: 'jail',
@@ -217,7 +220,7 @@ function namespaceGrants(plan: NetworkPlan): Rule[] {
   }
   const udp: Rule = {
     chain: 'jail',
-    // IPv4 only: over IPv6 they are redirected, and are for the loopback by now.
+    // IPv4 only: over IPv6 they are led to the jail's own address by now.
     expr: [
       equal(meta('nfproto'), 'ipv4'),
       equal(field('udp', 'dport'), ports(plan.gateUdp)),
