@@ -223,6 +223,53 @@ t.test(
   },
 )
 
+t.test('lock: patience is with each holder, not with all', { timeout: 60_000 }, async (t) => {
+  const config = { stateDir }
+  /** Has it until told to let go. */
+  const hold = () =>
+    new Promise<() => Promise<void>>((resolve) => {
+      const done = withLock({ system, config }, () => {
+        return new Promise<void>((letGo) => {
+          resolve(async () => {
+            letGo()
+            await done
+          })
+        })
+      })
+    })
+  let letGo = await hold()
+  let [now, changes] = [0, 0]
+  /** Each wait of the waiter's takes a minute, in which another takes the lock; five times. */
+  const passing = async () => {
+    now += 60_000
+    if (changes++ >= 5) {
+      await letGo()
+      return
+    }
+    const next = hold()
+    await letGo()
+    letGo = await next
+  }
+  const place = { system: { ...system, monotonic: () => now, sleep: passing }, config }
+  t.equal(await withLock(place, () => Promise.resolve('got it')), 'got it', 'five holders, in turn')
+
+  letGo = await hold()
+  const standing = () => {
+    now += 60_000
+    return Promise.resolve()
+  }
+  const patient = { system: { ...system, monotonic: () => now, sleep: standing }, config }
+  await t.rejects(
+    withLock(patient, () => Promise.resolve()),
+    { code: 'STATE', message: `pid ${process.pid} holds the lock and does not let go` },
+    'one that keeps it',
+  )
+  const isDone = () => Promise.resolve(true)
+  await withLock({ system, config }, () => Promise.reject(new Error('ran')), isDone)
+  t.pass('what somebody else did meanwhile is not waited for')
+  await letGo()
+})
+
 t.test('pins: only what the policy covers', async (t) => {
   const policy: GatePolicy = gatePolicy(await loadPolicy('openai-telegram'), [])
   const grant = policy.grants[0]?.id ?? ''

@@ -104,8 +104,11 @@ export interface NetworkHold {
   glance?(): Promise<boolean>
   /** Hears of changes as they happen. Absent: they are looked for. Throws where it cannot be started. */
   monitor?(onChange: () => void, onEnd: () => void): RuleMonitor
-  /** Puts back what is missing; throws when that fails. */
-  restore(): Promise<void>
+  /**
+   * Puts back what is missing; throws when that fails.
+   * @param mended for a change of what jails share. Absent: the caller has the lock.
+   */
+  restore(mended?: Mended): Promise<void>
   /** Lets go of what this process itself has open; the rules stay as they are. Idempotent. */
   release?(): void
   /**
@@ -120,6 +123,9 @@ export type Locked = <T>(work: () => Promise<T>) => Promise<T>
 
 /** Where the caller has the lock already. */
 export const unlocked: Locked = (work) => work()
+
+/** Runs a change under the lock, unless while it is waited for somebody else has done the same. */
+export type Mended = (work: () => Promise<void>, isDone: () => Promise<boolean>) => Promise<void>
 
 export interface Backend {
   readonly name: 'nftables' | 'iptables' | 'pf'

@@ -43,7 +43,7 @@ function rulesOf({ context, hold }: WatchedJail): Watched {
     intact: () => hold.intact(),
     ...(hold.glance === undefined ? {} : { glance: hold.glance.bind(hold) }),
     ...(hold.monitor === undefined ? {} : { monitor: hold.monitor.bind(hold) }),
-    restore: () => withLock(context, () => hold.restore()),
+    restore: () => hold.restore((work, isDone) => withLock(context, work, isDone)),
   }
 }
 

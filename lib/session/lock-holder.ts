@@ -30,6 +30,8 @@ export class LockHolder {
   #mtime = alive
   /** The holder that was found dead. */
   #dead: string | undefined
+  /** Who had it, as last seen; another one each time that it is taken. */
+  holder: string | undefined
 
   private constructor(system: System, name: string) {
     this.#system = system
@@ -51,6 +53,7 @@ export class LockHolder {
   stat(path: string, done: Callback<{ mtime: Date }>): void {
     answer(done, async () => {
       const [holder] = await this.#system.list(path)
+      this.holder = holder
       if (holder === undefined) throw errno('ENOENT')
       if (holder === this.#name) return { mtime: this.#mtime }
       if (await this.#isHolding(holder)) return { mtime: alive }

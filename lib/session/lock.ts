@@ -14,13 +14,28 @@ export interface LockPlace {
   readonly config: { readonly stateDir: string }
 }
 
-/** Milliseconds. On a busy machine a hundred that each make an account wait two minutes for one another. */
-const patience = 300_000
+/**
+ * Milliseconds that one holder may have it: a hundred that each make an account take minutes, one after another, and
+ * none of them long.
+ */
+const patience = 120_000
 const pause = { first: 2, factor: 1.3, most: 100 } as const
 
 /** Runs `work` while holding the lock. Throws STATE where it cannot be had, or was taken away meanwhile. */
-export async function withLock<T>(place: LockPlace, work: () => Promise<T>): Promise<T> {
-  const release = await acquire(place)
+export async function withLock<T>(place: LockPlace, work: () => Promise<T>): Promise<T>
+/** @param isDone asked while it is waited for: true ends the waiting, and nothing is run. */
+export async function withLock(
+  place: LockPlace,
+  work: () => Promise<void>,
+  isDone: () => Promise<boolean>,
+): Promise<void>
+export async function withLock<T>(
+  place: LockPlace,
+  work: () => Promise<T>,
+  isDone?: () => Promise<boolean>,
+): Promise<T | undefined> {
+  const release = await acquire(place, isDone)
+  if (release === undefined) return undefined
   try {
     return await work()
   } finally {
@@ -30,10 +45,15 @@ export async function withLock<T>(place: LockPlace, work: () => Promise<T>): Pro
 
 type Release = () => Promise<void>
 
-async function acquire({ system, config: { stateDir } }: LockPlace): Promise<Release> {
+/** Undefined: `isDone`. */
+async function acquire(
+  { system, config: { stateDir } }: LockPlace,
+  isDone?: () => Promise<boolean>,
+): Promise<Release | undefined> {
   const { default: lockfile } = await import('proper-lockfile')
   const fs = await LockHolder.create(system)
-  const deadline = system.monotonic() + patience
+  let holder: string | undefined
+  let since = 0
   for (let wait: number = pause.first; ; wait = Math.min(wait * pause.factor, pause.most)) {
     try {
       const release = await lockfile.lock(stateDir, {
@@ -51,11 +71,19 @@ async function acquire({ system, config: { stateDir } }: LockPlace): Promise<Rel
         })
       }
     }
-    if (system.monotonic() > deadline) {
-      throw new JailError('STATE', 'another agentjail holds the lock and does not let go', {
-        hint: `if none is running, remove ${stateDir}.lock`,
-      })
+    if (fs.holder === undefined || fs.holder !== holder) {
+      holder = fs.holder
+      since = system.monotonic()
+    } else if (system.monotonic() - since > patience) {
+      throw new JailError(
+        'STATE',
+        `pid ${holder.split('-')[0] ?? ''} holds the lock and does not let go`,
+        {
+          hint: `if it is no agentjail, remove ${stateDir}.lock`,
+        },
+      )
     }
+    if (isDone !== undefined && (await isDone())) return undefined
     // Not all at once. Its own tries again know no deadline but a count, and try again what will not change.
     await system.sleep(wait * (0.5 + Math.random()))
   }

@@ -9,7 +9,7 @@ import type { System } from '../../system/types.js'
 import { endGuard, ensureGuard, isGuardHeld } from '../guard.js'
 import type { GuardMaker, GuardPlace } from '../guard.js'
 import { unlocked } from '../types.js'
-import type { GatePort, Locked, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
+import type { GatePort, Locked, Mended, NetworkHold, NetworkPlan, Pin, UidRange } from '../types.js'
 import { printChange, printSets } from './ast.js'
 import type { Change, Family } from './ast.js'
 import { baseChanges, findBaseProblem, hasGates, idleChanges, jailUids } from './base.js'
@@ -267,12 +267,17 @@ export class UidHold implements NetworkHold {
     return areProtected && this.#findProblem(listings) === undefined
   }
 
-  restore(): Promise<void> {
-    return this.#inTurn(async () => {
-      await this.#ensureGuard()
-      await ensureBase(this.#tool, this.#plan.range, 'needed')
-      await this.#replace(this.#plan)
-    })
+  restore(mended: Mended = (work) => work()): Promise<void> {
+    // The lock first: who has it may wait for its turn here.
+    return mended(
+      () =>
+        this.#inTurn(async () => {
+          await this.#ensureGuard()
+          await ensureBase(this.#tool, this.#plan.range, 'needed')
+          await this.#replace(this.#plan)
+        }),
+      () => Promise.resolve(false),
+    )
   }
 
   async close(): Promise<boolean> {

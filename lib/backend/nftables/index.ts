@@ -13,6 +13,7 @@ import { openNamespace } from './namespace.js'
 import type { NamespaceTools } from './namespace.js'
 import { printTable } from './print.js'
 import { openMonitor } from './monitor.js'
+import { WrittenParts } from './parts.js'
 import { bodyOf, listedItems } from './readback.js'
 import { removalOf } from './removal.js'
 import { findStaticProblem, staticCommands } from './static-deny.js'
@@ -99,9 +100,13 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     open: (plan) =>
       plan.isolation === 'namespace'
         ? Promise.resolve(openNamespace(system, tools, plan))
-        : Promise.resolve(openUid(system, { nft: tools.nft, perl: tools.perl, guard }, plan)),
+        : Promise.resolve(
+            openUid(system, { nft: tools.nft, perl: tools.perl, guard, stateDir }, plan),
+          ),
     collect: async ({ name, uid, isolation }) => {
       if (isolation === 'namespace') return
+      const written = new WrittenParts(system, stateDir)
+      await written.remove(name)
       // Names alone first: with many jails the table itself is long.
       const chains = await uidChains()
       const { chain, nat } = jailNames(name)
@@ -113,6 +118,7 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
       if ((await list(tableName.uid)) !== undefined)
         await load([`delete table inet ${tableName.uid}`])
       await endGuard(system, guard, guardLook(list))
+      await written.forget()
     },
     uninstall: async () => {
       await endGuard(system, guard, guardLook(list))

@@ -66,10 +66,10 @@ while (1) {
   while (1) {
     my $got = recv($s, my $data, 1 << 17, 0x40);
     if (!defined $got) { last if $!{EAGAIN}; $told = 1 if $!{ENOBUFS}; last unless $!{ENOBUFS}; next; }
-    for (my $at = 0; $at + 20 <= length $data;) {
+    for (my $at = 0; !$told && $at + 20 <= length $data;) {
       my ($len, $type) = unpack('L S', substr($data, $at, 6));
       if ($len < 20) { $told = 1; last; }
-      $told ||= concerns($type & 255, substr($data, $at + 16, $len - 16)) if $type >> 8 == 10;
+      $told = concerns($type & 255, substr($data, $at + 16, $len - 16)) if $type >> 8 == 10;
       $at += ($len + 3) & ~3;
     }
   }

@@ -13,10 +13,9 @@ export function findDifference(
   listing: unknown,
   extent: 'whole' | 'part' = 'whole',
 ): string | undefined {
-  const items = listedItems(listing)
-  if (items === undefined) return 'the listing is not what nft prints'
-  const here = items.filter((item) => tableOf(item) === table.name)
-  const listed = here.find((item) => 'table' in item)
+  const here = contentOf(listing, table.name)
+  if (here === undefined) return 'the listing is not what nft prints'
+  const { listed } = here
   if (listed === undefined) return `table ${table.name} is missing`
   // `dormant` switches a table off, and is no flag that ours have. nft 1.0.6 names the table instead of its flags.
   if (!table.owner && bodyOf(listed)['flags'] !== undefined)
@@ -30,6 +29,49 @@ export function findDifference(
 }
 
 type Item = Readonly<Record<string, unknown>>
+type Body = Readonly<Record<string, unknown>>
+
+/** What a listing has of one table, by name. */
+interface Content {
+  readonly listed: Item | undefined
+  readonly chains: ReadonlyMap<unknown, Body>
+  /** Sets and maps: `kind name`. */
+  readonly sets: ReadonlyMap<string, Body>
+  /** By chain, in order. */
+  readonly rules: ReadonlyMap<unknown, readonly Body[]>
+}
+
+/** The last one sought in: with many jails, each part of them is looked for in the same. */
+const contents = new WeakMap<object, Map<string, Content>>()
+
+/** Undefined: it is no listing. */
+function contentOf(listing: unknown, table: string): Content | undefined {
+  const items = listedItems(listing)
+  if (items === undefined) return undefined
+  const known = contents.get(listing as object) ?? new Map<string, Content>()
+  contents.set(listing as object, known)
+  const content = known.get(table) ?? readContent(items.filter((item) => tableOf(item) === table))
+  known.set(table, content)
+  return content
+}
+
+function readContent(items: readonly Item[]): Content {
+  const rules = new Map<unknown, Body[]>()
+  const sets = new Map<string, Body>()
+  const chains = new Map<unknown, Body>()
+  for (const item of items) {
+    const body = bodyOf(item)
+    if ('chain' in item) chains.set(body['name'], body)
+    else if ('rule' in item) {
+      const chain = rules.get(body['chain']) ?? []
+      rules.set(body['chain'], chain)
+      chain.push(body)
+    } else
+      for (const kind of ['set', 'map'])
+        if (kind in item) sets.set(`${kind} ${String(body['name'])}`, body)
+  }
+  return { listed: items.find((item) => 'table' in item), chains, sets, rules }
+}
 
 /** The objects of a listing without the metainfo; undefined if it is no listing. */
 export function listedItems(listing: unknown): Item[] | undefined {
@@ -53,12 +95,9 @@ function tableOf(item: Item): unknown {
 
 function differChains(
   table: Table,
-  items: readonly Item[],
+  { chains: listed }: Content,
   extent: 'whole' | 'part',
 ): string | undefined {
-  const listed = new Map(
-    items.filter((item) => 'chain' in item).map((item) => [bodyOf(item)['name'], bodyOf(item)]),
-  )
   for (const chain of table.chains) {
     const found = listed.get(chain.name)
     if (found === undefined) return `chain ${chain.name} is missing`
@@ -76,11 +115,11 @@ function differChains(
     : 'there are chains that are not ours'
 }
 
-function differSets(table: Table, items: readonly Item[]): string | undefined {
+function differSets(table: Table, { sets }: Content): string | undefined {
   for (const set of table.sets) {
-    const found = items.find((item) => set.kind in item && bodyOf(item)['name'] === set.name)
+    const found = sets.get(`${set.kind} ${set.name}`)
     if (found === undefined) return `${set.kind} ${set.name} is missing`
-    const type = bodyOf(found)['type']
+    const { type } = found
     const listed = Array.isArray(type) ? type : [type]
     if (listed.join('.') !== set.type.join('.'))
       return `${set.kind} ${set.name} reads back differently`
@@ -88,16 +127,16 @@ function differSets(table: Table, items: readonly Item[]): string | undefined {
   return undefined
 }
 
-function differRules(table: Table, items: readonly Item[]): string | undefined {
+function differRules(table: Table, { rules }: Content): string | undefined {
   for (const chain of table.chains) {
     const meant = table.rules.filter((rule) => rule.chain === chain.name)
-    const listed = items.filter((item) => 'rule' in item && bodyOf(item)['chain'] === chain.name)
+    const listed = rules.get(chain.name) ?? []
     if (meant.length !== listed.length) {
       return `chain ${chain.name} has ${listed.length} rules instead of ${meant.length}`
     }
     for (const [index, rule] of meant.entries()) {
       const found = listed[index]
-      if (found === undefined || !sameStatements(rule.expr, bodyOf(found)['expr'])) {
+      if (found === undefined || !sameStatements(rule.expr, found['expr'])) {
         return `rule ${index + 1} of chain ${chain.name} reads back differently`
       }
     }
@@ -105,10 +144,9 @@ function differRules(table: Table, items: readonly Item[]): string | undefined {
   return undefined
 }
 
-function differElements(table: Table, items: readonly Item[]): string | undefined {
+function differElements(table: Table, { sets }: Content): string | undefined {
   for (const element of table.elements.filter(({ timeout }) => timeout === undefined)) {
-    const found = items.find((item) => element.kind in item && bodyOf(item)['name'] === element.set)
-    const listed = found === undefined ? [] : bodyOf(found)['elem']
+    const listed = sets.get(`${element.kind} ${element.set}`)?.['elem']
     const key = JSON.stringify(element.key.length === 1 ? element.key[0] : { concat: element.key })
     const present =
       Array.isArray(listed) &&
@@ -130,6 +168,18 @@ export function hasElement(listing: unknown, map: string, key: number): boolean 
     if (!('map' in item) || bodyOf(item)['name'] !== map) return false
     const elements = bodyOf(item)['elem']
     return Array.isArray(elements) && elements.some((one) => Array.isArray(one) && one[0] === key)
+  })
+}
+
+/** Whether a listed set has an element with a time-out. */
+export function hasTimed(listing: unknown, set: string, key: string | number): boolean {
+  return (listedItems(listing) ?? []).some((item) => {
+    if (!('set' in item) || bodyOf(item)['name'] !== set) return false
+    const elements = bodyOf(item)['elem']
+    return (
+      Array.isArray(elements) &&
+      elements.some((one) => isItem(one) && isItem(one['elem']) && one['elem']['val'] === key)
+    )
   })
 }
 

@@ -7,14 +7,23 @@ import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
 import { endGuard, ensureGuard, isGuardHeld, isGuardUp } from '../guard.js'
 import type { GuardPlace } from '../guard.js'
-import type { GatePort, NetworkHold, NetworkPlan, Pin, RuleMonitor, UidRange } from '../types.js'
+import type {
+  GatePort,
+  Mended,
+  NetworkHold,
+  NetworkPlan,
+  Pin,
+  RuleMonitor,
+  UidRange,
+} from '../types.js'
 import type { Element, Table } from './ast.js'
 import { DenialReader } from './denials.js'
 import { ensureGroup, nftGuard } from './guard.js'
 import type { ListTable } from './guard.js'
 import { openMonitor } from './monitor.js'
+import { WrittenParts } from './parts.js'
 import { printElement, printTable } from './print.js'
-import { bodyOf, findDifference, hasElement, listedItems } from './readback.js'
+import { bodyOf, findDifference, hasElement, hasTimed, listedItems } from './readback.js'
 import { jailMaps, removalFrom, removalOf } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
@@ -27,11 +36,15 @@ const listTable = `list table ${table}`
 const askEvery = 5
 /** One in so many readings of what was refused also reads the overflow. */
 const overflowEvery = 10
+/** Of a restoration. */
+const maxTries = 3
 
 export interface UidPlace {
   readonly nft: string
   readonly perl: string
   readonly guard: GuardPlace
+  /** Root-owned directory, e.g. /run/agentjail. */
+  readonly stateDir: string
 }
 
 /** Changes nothing yet: guard, base table and the jail's own part go in together, with `connectGate`. */
@@ -46,6 +59,7 @@ class UidHold implements NetworkHold {
   readonly #place: UidPlace
   #nft: NftSession
   readonly #denials: DenialReader
+  readonly #written: WrittenParts
   /** Pin set to address to when it runs out, in monotonic milliseconds: what a restore puts back. */
   readonly #pins = new Map<string, Map<string, number>>()
   #plan: NetworkPlan
@@ -63,6 +77,7 @@ class UidHold implements NetworkHold {
     this.#plan = plan
     const names = jailNames(plan.jail)
     this.#denials = new DenialReader(names.suffix, names.overflow)
+    this.#written = new WrittenParts(system, place.stateDir)
   }
 
   async connectGate(ports: readonly GatePort[]): Promise<void> {
@@ -86,6 +101,7 @@ class UidHold implements NetworkHold {
     isDamaged = false,
   ): Promise<void> {
     const part = uidJail(plan, ports)
+    await this.#written.write(plan, ports)
     const commands = [...printTable(part), ...pins]
     const swapped = isDamaged ? undefined : await this.#swap(part, commands)
     const listing = swapped ?? (await this.#replace(commands))
@@ -113,15 +129,36 @@ class UidHold implements NetworkHold {
     }
   }
 
-  /** The whole table anew where it is not whole: other jails' parts are put back by their own watches. */
+  /** Where the table is not whole: all of it anew, with what every other jail has in it, but their pins. */
   async #replace(commands: readonly string[]): Promise<unknown> {
     const base = uidBase(this.#plan.range, this.#plan.groups)
     const found = await this.#seek(tableName.uid)
-    const first =
-      found !== undefined && findDifference(base, found, 'part') === undefined
-        ? removalOf(this.#plan.jail, this.#plan.uid, found)
-        : [`add table ${table}`, `delete table ${table}`, ...printTable(base)]
-    return await this.#nft.change([...first, ...commands], listTable)
+    if (found !== undefined && findDifference(base, found, 'part') === undefined) {
+      const stale = removalOf(this.#plan.jail, this.#plan.uid, found)
+      return await this.#nft.change([...stale, ...commands], listTable)
+    }
+    const anew = [`add table ${table}`, `delete table ${table}`, ...printTable(base), ...commands]
+    const others = await this.#written.others(this.#plan)
+    const all = [...anew, ...others.flatMap(({ part }) => printTable(part))]
+    // One that cannot be put back is no reason to leave this one denied: its own watch tries again, and tells why.
+    if (others.length === 0 || !(await this.#load(all)))
+      return await this.#nft.change(anew, listTable)
+    // What is damaged from here on is found after it.
+    const at = this.#system.monotonic()
+    const listing = await this.#nft.list(listTable)
+    const right = others.filter(({ part }) => this.#differs(part, listing) === undefined)
+    await this.#written.vouch(
+      at,
+      right.map(({ jail }) => jail),
+    )
+    return listing
+  }
+
+  /** Too much for the line of a session. False: refused as a whole. */
+  async #load(commands: readonly string[]): Promise<boolean> {
+    const input = `${commands.join('\n')}\n`
+    const argv = [this.#place.nft, '-f', '-'] as const
+    return (await this.#system.run(argv, { input, timeout: 60_000 })).code === 0
   }
 
   #differs(part: Table, listing: unknown): string | undefined {
@@ -225,13 +262,22 @@ class UidHold implements NetworkHold {
 
   async intact(): Promise<boolean> {
     try {
-      const listing = await this.#listing()
-      const part = this.#part ?? uidJail(this.#plan, this.#gate)
-      return this.#differs(part, listing) === undefined && (await this.#isDenied())
+      const missing = await this.#missingPins()
+      return missing?.length === 0 && (await this.#isDenied())
     } catch {
       // The session ended, or cannot be asked: restoring it is what finds out.
       return false
     }
+  }
+
+  /** Pins in force that the kernel does not have. Undefined: nor all of the rest of the shared table and the jail's part. */
+  async #missingPins(): Promise<Element[] | undefined> {
+    // Asked for before the list, and so before a pin that is being made.
+    const pins = new Map([...this.#pins].map(([set, pinned]) => [set, new Map(pinned)]))
+    const listing = await this.#listing()
+    const part = this.#part ?? uidJail(this.#plan, this.#gate)
+    if (this.#differs(part, listing) !== undefined) return undefined
+    return this.#elementsOf(pins).filter(({ set, key }) => !hasTimed(listing, set, key[0] ?? ''))
   }
 
   async glance(): Promise<boolean> {
@@ -287,8 +333,43 @@ class UidHold implements NetworkHold {
     return openMonitor(this.#system, this.#place.perl, filter, onChange, onEnd)
   }
 
-  async restore(): Promise<void> {
+  async restore(mended: Mended = (work) => work()): Promise<void> {
     if (this.#nft.hasEnded()) this.#nft = openNft(this.#system, [this.#place.nft, '-j', '-i'])
+    // Nothing denies: that waits for no lock. It goes in as a whole, whoever else does the same.
+    if (!(await this.#isStaticallyDenied(this.#list)) && !(await this.#isGuarded(this.#list)))
+      await restoreStatic(this.#nft, this.#plan.range)
+    const { jail } = this.#plan
+    for (let tries = 1; ; tries++) {
+      const since = this.#system.monotonic()
+      await mended(
+        async () => {
+          if (!(await this.#isWhole())) await this.#restoreShared()
+        },
+        () => this.#written.isVouched(jail, since),
+      )
+      const adding = this.#elementsOf(this.#pins).map(
+        (element) => `add ${printElement(tableName.uid, element)}`,
+      )
+      try {
+        if (adding.length > 0) await this.#nft.change(adding, this.#ack())
+        return
+      } catch (error) {
+        // Gone again meanwhile, say.
+        if (tries === maxTries) throw error
+      }
+    }
+  }
+
+  /** All but the pins. */
+  async #isWhole(): Promise<boolean> {
+    try {
+      return (await this.#missingPins()) !== undefined && (await this.#isDenied())
+    } catch {
+      return false
+    }
+  }
+
+  async #restoreShared(): Promise<void> {
     // Every other jail's watch looks at all when these change: whoever finds them whole leaves them alone.
     if (!(await this.#isStaticallyDenied(this.#list)))
       await restoreStatic(this.#nft, this.#plan.range)
@@ -303,6 +384,8 @@ class UidHold implements NetworkHold {
   async close(): Promise<boolean> {
     try {
       if (this.#nft.hasEnded()) return false
+      // Before the rules: nobody puts back what is being taken away.
+      await this.#written.remove(this.#plan.jail)
       if (await this.#isAlone()) return await this.#removeAll()
       if (await this.#removeOwn()) return true
       const stale = removalOf(this.#plan.jail, this.#plan.uid, await this.#listing())
@@ -339,7 +422,7 @@ class UidHold implements NetworkHold {
     const ended = endGuard(this.#system, this.#place.guard, {
       look: async () => ((await this.#chains(tableName.guard)).length > 0 ? 'other' : 'absent'),
     })
-    await Promise.all([gone, ended])
+    await Promise.all([gone, ended, this.#written.forget()])
     return (await this.#chains(tableName.uid)).length === 0
   }
 
