@@ -109,6 +109,30 @@ t.test('several jails share the anchor, the reference and the end', async (t) =>
   t.equal(snapshot(mac), start)
 })
 
+t.test('addresses of a jail that died are not those of the next one with its uid', async (t) => {
+  const { mac, backend } = setUp()
+  const before = snapshot(mac)
+  const tables = (): string[] => Object.keys(mac.state.pf.tables)
+  const first = await openJail(backend, mail)
+  await first.pin([{ address: server, grant: 'g1', seconds: 600 }])
+  await backend.collect({ name: 'mail', uid: uidOf(0), isolation: 'uid' })
+  t.strictSame(tables(), [], 'a load leaves persist tables: they are removed')
+  t.equal(snapshot(mac), before)
+
+  await openJail(backend, mail)
+  await setUp(mac).backend.collect({ name: 'mail', uid: uidOf(0), isolation: 'uid' })
+  mac.state.pf.tables[`com.apple/agentjail\0aj_${String(uidOf(0))}_g1`] = {
+    addresses: [server],
+    persist: true,
+  }
+  mac.state.pf.tables['com.apple/agentjail\0somebodys'] = { addresses: [], persist: true }
+  const second = await openJail(backend, mail)
+  t.equal(tcp(mac, server, 465), 'refused', 'what is left all the same is emptied')
+  t.equal(await second.intact(), true)
+  await second.close()
+  t.strictSame(tables(), ['com.apple/agentjail\0somebodys'], 'what is not ours stays')
+})
+
 t.test('the static deny stands without a jail, and goes with uninstall', async (t) => {
   const { mac, backend } = setUp()
   const start = snapshot(mac)

@@ -10,6 +10,7 @@ import { compilePf } from './compile.js'
 import { findDifference, findPlace, parseServices, parseTable, type Services } from './listing.js'
 import { Pfctl } from './pfctl.js'
 import { removeLogDevice } from './log.js'
+import { isOwnTable } from './names.js'
 import { listedRedirects, listedRules, printRuleset } from './print.js'
 import { storeFile, type PfStore, type StoreFile } from './store.js'
 import type { PfRuleset } from './types.js'
@@ -73,9 +74,20 @@ export class PfAnchor {
     const ruleset = this.#ruleset(store)
     await this.pfctl.load(printRuleset(ruleset))
     await this.#verifyRules(ruleset)
+    await this.removeTables(store)
     const kept = await this.#endLog(store)
     if (isNeeded(kept)) await this.#ensureEnabled(kept)
     else await this.#release(kept)
+  }
+
+  /**
+   * A load leaves tables that it does not name as they are, if they are `persist`, addresses and all: whoever has the
+   * uid next would find them. Others' are not touched.
+   */
+  async removeTables(store: PfStore): Promise<void> {
+    const named = new Set(this.#ruleset(store).tables.map(({ name }) => name))
+    for (const name of await this.pfctl.tables())
+      if (isOwnTable(name) && !named.has(name)) await this.pfctl.killTable(name)
   }
 
   /** Notes, before it is made, that pflog0 is agentjail's; or that it is not. */

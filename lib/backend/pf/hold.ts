@@ -34,6 +34,12 @@ export class PfHold implements NetworkHold {
     this.#log = log
   }
 
+  /** Its rules, without a gate yet, and tables without an address: no load empties those that a crash left. */
+  async begin(): Promise<void> {
+    await this.connectGate([])
+    for (const { grant } of this.#plan.pinned) await this.#fill(grant)
+  }
+
   async connectGate(ports: readonly GatePort[]): Promise<void> {
     const before = this.#gate
     this.#gate = ports

@@ -63,7 +63,7 @@ export function pfBackend(options: PfOptions): PfBackend {
       const log = await DenialLog.open(system, path, range, { warn, claim })
       const hold = new PfHold(system, anchor, plan, log)
       try {
-        await hold.connectGate([])
+        await hold.begin()
       } catch (error) {
         log?.end()
         await anchor.releaseLog().catch(() => undefined)
@@ -72,10 +72,12 @@ export function pfBackend(options: PfOptions): PfBackend {
       return hold
     },
     collect: async ({ name }) => {
-      const { jails } = await anchor.read()
-      // It may have ended between making pflog0 and its first rule.
-      if (!jails.some((jail) => jail.name === name)) await anchor.releaseLog()
-      else await anchor.change('closing', (store) => without(store, name))
+      const store = await anchor.read()
+      if (!store.jails.some((jail) => jail.name === name)) {
+        // It may have ended between making pflog0 and its first rule, or between its last rule and its tables.
+        await anchor.removeTables(store)
+        await anchor.releaseLog()
+      } else await anchor.change('closing', (store) => without(store, name))
     },
     uninstall: async () => {
       const { jails } = await anchor.read()

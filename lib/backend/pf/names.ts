@@ -17,6 +17,8 @@ export function pinTable(uid: number, grant: string): string {
   return `aj_${String(uid)}_${grant}`
 }
 
+export const isOwnTable = (name: string): boolean => /^aj_(self$|\d+_)/.test(name)
+
 /** By uid, not by name: bounded, and what the log reader needs. */
 export function label(uid: number, what: string): string {
   return `aj:${String(uid)}:${what}`

@@ -73,6 +73,20 @@ export class Pfctl {
     return result.code === 0 ? result.stdout : undefined
   }
 
+  /** Names of the anchor's tables. */
+  async tables(): Promise<readonly string[]> {
+    const result = await this.#run('-q', '-a', this.anchor, '-s', 'Tables')
+    // An anchor that holds nothing is none.
+    if (result.code !== 0 && !result.stderr.includes('does not exist'))
+      throw refusal('list Tables', result)
+    return result.stdout.split('\n').filter((name) => name !== '')
+  }
+
+  async killTable(name: string): Promise<void> {
+    const result = await this.#run('-q', '-a', this.anchor, '-t', name, '-T', 'kill')
+    if (result.code !== 0) throw refusal(`remove table ${name}`, result)
+  }
+
   async killStates(from: string, to: string): Promise<void> {
     const result = await this.#run('-q', '-k', from, '-k', to)
     if (result.code !== 0) throw refusal('end connections', result)

@@ -381,10 +381,10 @@ class Pfctl {
       pf.tables[key] = { addresses: [...new Set(addresses)].sort(), persist }
     }
     const named = new Set(parsed.tables.map(({ name: table }) => table))
-    for (const key of Object.keys(pf.tables)) {
+    for (const [key, { persist }] of Object.entries(pf.tables)) {
       const [path, table = ''] = key.split('\0')
-      // Anchors' tables are replaced with the anchor; persist ones that a file no longer names go too.
-      if (path === anchor && !named.has(table)) Reflect.deleteProperty(pf.tables, key)
+      // What the file does not name is left alone: a `persist` table stays, with its addresses.
+      if (path === anchor && !named.has(table) && !persist) Reflect.deleteProperty(pf.tables, key)
     }
     return undefined
   }
