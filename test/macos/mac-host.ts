@@ -1,6 +1,6 @@
 /** The modelled Mac as a host of the shared scenarios. Judge of what gets out: pf's evaluator, after every command. */
 import type { Test } from 'tap'
-import type { Host, Started } from '../scenarios/host.js'
+import type { Ended, Host, Started } from '../scenarios/host.js'
 import { play, type Flow } from './flows.js'
 import { ended, MacRoot, until } from './mac-root.js'
 import { worldOf } from './model/world.js'
@@ -125,7 +125,13 @@ function started(mac: MacRoot, args: readonly string[]): Started {
   const said = { out: '', err: '' }
   child.stdout?.setEncoding('utf8').on('data', (text: string) => (said.out += text))
   child.stderr?.setEncoding('utf8').on('data', (text: string) => (said.err += text))
-  const end = ended(child)
+  // Killed, it may leave a command that holds its output open until somebody clears it.
+  const killed = new Promise<Ended>((resolve) => {
+    child.on('exit', (code, signal) => {
+      if (signal === 'SIGKILL') resolve({ code, signal, stdout: said.out, stderr: said.err })
+    })
+  })
+  const end = Promise.race([ended(child), killed])
   return {
     kill: (signal) => {
       mac.killInner(child, signal)
