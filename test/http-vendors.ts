@@ -1,7 +1,7 @@
 /** The vendors' servers, as far as their clients ask here. Answers like the real ones, in shape. */
 import type { IncomingMessage, RequestListener } from 'node:http'
 import { createRequire } from 'node:module'
-import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
 
 export const words = ['One', ' token', ' at', ' a', ' time']
 
@@ -23,7 +23,8 @@ export const vendors: RequestListener = (request, response) => {
     body += chunk.toString()
   })
   request.on('end', () => {
-    const { type, text } = answer(request, body)
+    const host = request.headers.host?.split(':')[0] ?? ''
+    const { type, text } = vendorsAnswer(host, (request.url ?? '').split('?')[0] ?? '', body)
     response.writeHead(text === '' ? 404 : 200, {
       'content-type': type,
       // A cookie, as CDNs set: a client that keeps it must go on working.
@@ -33,9 +34,12 @@ export const vendors: RequestListener = (request, response) => {
   })
 }
 
-function answer(request: IncomingMessage, body: string): { type: string; text: string } {
-  const host = request.headers.host?.split(':')[0] ?? ''
-  const path = (request.url ?? '').split('?')[0] ?? ''
+/** An empty text: there is nothing there. */
+export function vendorsAnswer(
+  host: string,
+  path: string,
+  body: string,
+): { type: string; text: string } {
   const isStream = /"stream":\s*true/.test(body)
   switch (host) {
     case 'api.openai.com':
@@ -119,14 +123,14 @@ export function slackSocket(clientsDir: string) {
     WebSocketServer: new (options: { noServer: true }) => {
       handleUpgrade(
         request: IncomingMessage,
-        socket: Socket,
+        socket: Duplex,
         head: Buffer,
         done: (webSocket: WebSocketLike) => void,
       ): void
     }
   }
   const server = new WebSocketServer({ noServer: true })
-  return (request: IncomingMessage, socket: Socket): void => {
+  return (request: IncomingMessage, socket: Duplex): void => {
     server.handleUpgrade(request, socket, Buffer.alloc(0), (webSocket) => {
       webSocket.send(JSON.stringify({ type: 'hello', num_connections: 1 }))
       const event = { type: 'message', text: 'over the socket' }

@@ -42,7 +42,7 @@ export const services = {
   telegram: { names: ['api.telegram.org'], v4: '198.51.100.11', v6: '2001:db8:1::11' },
   anthropic: { names: ['api.anthropic.com'], v4: '160.79.104.10', v6: '2607:6bc0::10' },
   slack: {
-    names: ['slack.com', 'files.slack.com', 'hooks.slack.com'],
+    names: ['slack.com', 'files.slack.com', 'hooks.slack.com', 'wss-primary.slack.com'],
     v4: '198.51.100.13',
     v6: '2001:db8:1::13',
   },

@@ -1,9 +1,10 @@
 /**
- * Tools as they are, through the SNI gate and through the HTTP gate, in a jail of the lab: package managers and git do
+ * Tools as they are, through the SNI gate and through the HTTP gate, in jails of the lab in both isolations: package managers and git do
  * their work, what the HTTP gate's rules leave out is refused, and two names on one address stay two.
  */
 import t, { type Test } from 'tap'
 import { createLab, type Lab } from '../lab/lab.js'
+import { isolations, type Isolation } from './faults-kit.js'
 
 const cwd = '/srv/work'
 const pip = 'PYTHONPATH=$(echo /usr/share/python-wheels/pip-*.whl) python3 -m pip --no-input'
@@ -96,36 +97,30 @@ const others: readonly [title: string, args: string, sni: RegExp, http: RegExp][
   ],
 ]
 
-const run = (lab: Lab, policy: string, script: string) =>
-  lab.agentjail(['run', '-q', '--policy', policy, '--', 'sh', '-c', script], {
-    cwd,
-    env: { TOKEN: key },
-    timeout: 120_000,
-  })
-
-const gate = async (t: Test, lab: Lab, kind: Gate) => {
+const gate = async (t: Test, lab: Lab, isolation: Isolation, kind: Gate) => {
+  const run = (script: string) =>
+    lab.agentjail(
+      ['run', '-q', '--isolation', isolation, '--policy', policy, '--', 'sh', '-c', script],
+      { cwd, env: { TOKEN: key }, timeout: 120_000 },
+    )
   const policy = `/etc/agentjail/policies/${kind}.yaml`
   lab.writeFile(policy, policies[kind])
   for (const [title, script, expected] of tools(kind)) {
     const inside = `d=$(mktemp -d) && cd $d && ${script}`
-    const { code, stdout, stderr } = await run(lab, policy, inside)
+    const { code, stdout, stderr } = await run(inside)
     t.equal(code, 0, `${title}: ${stderr}`)
     t.match(stdout, expected, title)
   }
   const script = others.map(
     ([, args]) => `curl -sSk -m 8 -w '%{http_code}' ${args} 2>&1; echo; echo ---`,
   )
-  const { stdout } = await run(lab, policy, script.join('\n'))
+  const { stdout } = await run(script.join('\n'))
   const answers = stdout.split('---\n')
   for (const [at, [title, , sni, http]] of others.entries()) {
     t.match(answers[at], kind === 'sni' ? sni : http, `${title}: ${answers[at]?.trim()}`)
   }
   if (kind === 'http') {
-    const refused = await run(
-      lab,
-      policy,
-      `curl -sS -d x https://registry.npmjs.org/x -w ' %{http_code}'`,
-    )
+    const refused = await run(`curl -sS -d x https://registry.npmjs.org/x -w ' %{http_code}'`)
     t.match(refused.stdout, /method-not-granted[^]* 403$/, 'read-only')
     await lab.sync()
     const evil = lab.internet.evil.received.filter((visit) =>
@@ -138,11 +133,13 @@ const gate = async (t: Test, lab: Lab, kind: Gate) => {
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 400_000
 t.setTimeout(2 * timeout)
-t.test('tools through the gates', { timeout: 2 * timeout }, async (t) => {
-  const lab = await createLab()
-  t.teardown(() => lab.close())
-  lab.writeFile('/srv/work/README', 'a workspace\n')
-  for (const kind of ['http', 'sni'] as const) {
-    await t.test(kind, { timeout }, (t) => gate(t, lab, kind))
-  }
-})
+for (const isolation of isolations) {
+  t.test(`tools through the gates, ${isolation}`, { timeout: 2 * timeout }, async (t) => {
+    const lab = await createLab()
+    t.teardown(() => lab.close())
+    lab.writeFile('/srv/work/README', 'a workspace\n')
+    for (const kind of ['http', 'sni'] as const) {
+      await t.test(kind, { timeout }, (t) => gate(t, lab, isolation, kind))
+    }
+  })
+}

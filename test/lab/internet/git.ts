@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process'
 import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { json, type Handler } from './http.js'
+import { answerAs } from './others.js'
 
 const repositories = '/run/lab/git'
 
@@ -23,6 +24,7 @@ const ensureRepository = (): void => {
 
 export const github: Handler = (exchange) => {
   const { request, response, method, url, body } = exchange
+  if (request.headers.host === 'api.github.com') return answerAs(exchange, 'api.github.com')
   if (!url.pathname.startsWith('/acme/')) return json(exchange, { message: 'Not Found' }, 404)
   ensureRepository()
   const cgi = spawn('/usr/lib/git-core/git-http-backend', {

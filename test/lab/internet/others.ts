@@ -1,5 +1,17 @@
 /** The lesser services: Anthropic, Slack, and a plain page. */
-import { json, parseObject, type Handler } from './http.js'
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { join } from 'node:path'
+import { slackSocket, vendorsAnswer } from '../../http-vendors.js'
+import { root } from '../paths.js'
+import { json, parseObject, type Exchange, type Handler } from './http.js'
+
+/** As the vendor's client expects it. */
+export const answerAs = ({ response, url, body }: Exchange, host: string): void => {
+  const { type, text } = vendorsAnswer(host, url.pathname, body.toString())
+  response.writeHead(text === '' ? 404 : 200, { 'content-type': type })
+  response.end(text)
+}
 
 export const anthropic: Handler = (exchange) => {
   const { request, method, url, body } = exchange
@@ -14,6 +26,7 @@ export const anthropic: Handler = (exchange) => {
       404,
     )
   }
+  if (parseObject(body)?.['stream'] === true) return answerAs(exchange, 'api.anthropic.com')
   json(exchange, {
     id: 'msg_lab',
     type: 'message',
@@ -33,8 +46,21 @@ export const slack: Handler = (exchange) => {
     return json(exchange, { ok: false, error: 'not_authed' })
   }
   if (call === 'auth.test') return json(exchange, { ok: true, user: 'lab', team: 'lab' })
+  if (call === 'apps.connections.open') return answerAs(exchange, 'slack.com')
   if (call === 'chat.postMessage') return json(exchange, { ok: true, ts: '1.000100' })
   json(exchange, { ok: false, error: 'unknown_method' })
+}
+
+let openSocket: ReturnType<typeof slackSocket> | undefined
+
+/** The one WebSocket of the lab: Slack's Socket Mode. */
+export const upgrade = (request: IncomingMessage, socket: Duplex): void => {
+  if (request.headers.host !== 'wss-primary.slack.com') {
+    socket.destroy()
+    return
+  }
+  openSocket ??= slackSocket(join(root, 'test/clients'))
+  openSocket(request, socket)
 }
 
 /** Says which address and name it was reached by. */

@@ -13,7 +13,7 @@ import { github } from './git.js'
 import { readBody, type Handler } from './http.js'
 import { openai } from './openai.js'
 import { npm } from './npm.js'
-import { anthropic, plain, slack } from './others.js'
+import { anthropic, plain, slack, upgrade } from './others.js'
 import { pypi } from './pypi.js'
 import type { Served } from './protocol.js'
 import type { Telegram } from './telegram.js'
@@ -95,6 +95,7 @@ export const startWeb = (
     },
     listen,
   )
+  tlsServer.on('upgrade', upgrade)
   // A hello that does not end in a session is news too: its bytes arrived.
   tlsServer.on('tlsClientError', (_error, socket: TLSSocket) => {
     record({ ...ends(socket), data: 'tls handshake not completed' })
