@@ -126,7 +126,17 @@ const pureRules = Object.entries(arrows)
   .filter(({ files }) => files.length > 0)
 
 export default defineConfig(
-  { ignores: ['dist/', 'node_modules/', '.tap/', 'examples/', 'test/clients/', '**/*.mjs'] },
+  {
+    ignores: [
+      'dist/',
+      'node_modules/',
+      '.tap/',
+      'examples/',
+      'test/clients/',
+      'test/engine/',
+      '**/*.mjs',
+    ],
+  },
   {
     files: ['**/*.ts'],
     extends: [tseslint.configs.strictTypeChecked],

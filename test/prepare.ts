@@ -3,7 +3,15 @@
  * client programs. Fails loudly; nothing is skipped because something is missing.
  */
 import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -25,10 +33,7 @@ function run(program: string, args: readonly string[], cwd = root): void {
 function missingPackages(): string[] {
   const wanted = readFileSync(join(root, 'test/packages.txt'), 'utf8')
     .split('\n')
-    // `NAME unless PATH`: for a program that is often installed by other means.
-    .map((line) => line.split(' unless '))
-    .filter(([name = '', path]) => name !== '' && (path === undefined || !existsSync(path)))
-    .map(([name = '']) => name)
+    .filter((name) => name !== '')
   const query = spawnSync(
     '/usr/bin/dpkg-query',
     ['-W', '-f', '${Package} ${db:Status-Status}\n', ...wanted],
@@ -43,6 +48,37 @@ function missingPackages(): string[] {
       .map((line) => line.split(' ', 1)[0]),
   )
   return wanted.filter((name) => !installed.has(name))
+}
+
+/**
+ * docker's engine, unpacked and not installed: a package that is installed starts a daemon, which changes the machine's
+ * firewall. The tests start theirs in the lab.
+ */
+function unpackEngine(): void {
+  const place = join(root, 'test/engine')
+  if (existsSync(place)) return
+  const part = mkdtempSync(`${place}-`)
+  run('/usr/bin/apt-get', ['update', '-qq'])
+  const sandbox = ['-o', 'APT::Sandbox::User=root', '-qq']
+  run('/usr/bin/apt-get', [...sandbox, 'download', 'docker.io', 'containerd', 'runc'], part)
+  for (const archive of readdirSync(part)) run('/usr/bin/dpkg-deb', ['-x', archive, 'files'], part)
+  mkdirSync(join(part, 'bin'))
+  const programs = [
+    'docker',
+    'dockerd',
+    'docker-proxy',
+    'containerd',
+    'containerd-shim-runc-v2',
+    'runc',
+  ]
+  for (const program of programs) {
+    const [found] = ['usr/sbin', 'usr/bin']
+      .map((dir) => join(part, 'files', dir, program))
+      .filter((path) => existsSync(path))
+    if (found !== undefined) renameSync(found, join(part, 'bin', program))
+  }
+  renameSync(join(part, 'bin'), place)
+  rmSync(part, { recursive: true })
 }
 
 if (process.getuid?.() !== 0) {
@@ -62,6 +98,7 @@ if (missing.length > 0) {
   run('/usr/bin/apt-get', ['update', '-qq'])
   run('/usr/bin/apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing])
 }
+unpackEngine()
 for (const directory of ['examples/bot', 'test/clients']) {
   const path = join(root, directory)
   if (existsSync(join(path, 'package.json'))) run('npm', ['ci', '--no-audit', '--no-fund'], path)

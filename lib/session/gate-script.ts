@@ -20,7 +20,7 @@ const ownAddresses = [dummyAddresses.v4, dummyAddresses.v6].map((text) =>
  * at once needs no gate at all.
  *
  * argv: CALLS PARENT_PID BOXED(1|0: in namespaces of its own) NETNS(path, or `-`) SPEC... -- PROGRAM ARGS...; SPEC is `tcp:PORT` or `udp:PORT`,
- * port 0 for any. Without NETNS the sockets are on the loopback of both families. Descriptors: 3 the gate's IPC;
+ * port 0 for any. Without NETNS the sockets are on the loopback of the families there are. Descriptors: 3 the gate's IPC;
  * 4 reports, one line a socket: `PROTO FAMILY FD ACTUALPORT`, then `end`, then `active` if it becomes the gate; 5 hears
  * `go` (the rules are in) and `end` (become the gate only if something waits, else end).
  */
@@ -93,8 +93,11 @@ while (@ARGV) {
     socket my $s, $v6 ? 10 : 2, $proto eq 'tcp' ? 1 : 2, 0 or refuse("socket: $!");
     setsockopt $s, 1, 2, pack 'i', 1 if $proto eq 'tcp';
     setsockopt $s, 41, 26, pack 'i', $home ? 0 : 1 if $v6;
-    bind $s, $v6 ? pack 'S n N a16 N', 10, $port, 0, $any{$host}, 0 : pack 'S n a4 x8', 2, $port, $any{$host}
-      or refuse("$proto port $port on $host: $!");
+    unless (bind $s, $v6 ? pack 'S n N a16 N', 10, $port, 0, $any{$host}, 0 : pack 'S n a4 x8', 2, $port, $any{$host}) {
+      # EADDRNOTAVAIL: IPv6 is switched off here, as in docker's containers. Nothing of it gets anywhere.
+      next if $host eq '::1' && $! == 99;
+      refuse("$proto port $port on $host: $!");
+    }
     $proto eq 'udp' or listen $s, 4096 or refuse("listen: $!");
     # IPv4 took any port: IPv6 takes the same, so that one redirect serves both.
     $port = unpack 'x2 n', getsockname $s;

@@ -70,7 +70,14 @@ async function serve({ loopback, specs }: HelperRequest): Promise<void> {
   for (const { proto, meant } of specs) {
     let port = loopback ? 0 : meant
     for (const host of loopback ? ['127.0.0.1', '::1'] : ['::']) {
-      const { handle, actual } = await (proto === 'tcp' ? openTcp : openUdp)(host, port)
+      const opened = await (proto === 'tcp' ? openTcp : openUdp)(host, port).catch(
+        (error: NodeJS.ErrnoException) => {
+          // IPv6 is switched off here, as in docker's containers.
+          if (host !== '::1' || error.code !== 'EADDRNOTAVAIL') throw error
+        },
+      )
+      if (opened === undefined) continue
+      const { handle, actual } = opened
       // IPv4 took any port: IPv6 takes the same, so that one redirect serves both.
       port = actual
       await send({ proto, meant, family: host.includes(':') ? 6 : 4, actual }, handle)

@@ -57,6 +57,8 @@ const readOnly = ['/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysr
 export interface Container {
   /** Below it are the files that the container may change: `${files}/etc/...`. */
   readonly files: string
+  /** Directories of the lab's host's, read-only at the same places. */
+  readonly binds: readonly string[]
   /** Its config.json, to be run with `crunArgv`. */
   config(argv: readonly string[], capabilities: readonly string[]): void
 }
@@ -108,8 +110,10 @@ export const makeContainer = async (lab: Lab): Promise<Container> => {
     options: ['rbind', 'ro'],
   })
   const within = (path: string): boolean => path === '/usr' || path.startsWith('/usr/')
+  const binds = ['/usr', ...[root, modules, prefix].filter((path) => !within(path))]
   return {
     files,
+    binds,
     config: (args, capabilities) => {
       const caps = capabilities.map((name) => `CAP_${name}`)
       lab.writeFile(
@@ -160,8 +164,7 @@ export const makeContainer = async (lab: Lab): Promise<Container> => {
               source: 'sysfs',
               options: ['nosuid', 'noexec', 'nodev', 'ro'],
             },
-            bind('/usr'),
-            ...[root, modules, prefix].filter((path) => !within(path)).map(bind),
+            ...binds.map(bind),
           ],
           linux: {
             namespaces: ['pid', 'mount', 'ipc', 'uts'].map((type) => ({ type })),

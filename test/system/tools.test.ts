@@ -2,11 +2,13 @@
  * Real tools in a jail, both isolations: those that lead out fail, with nothing on the wire; those of everyday work
  * do their work.
  */
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { evil, services, wire } from '../lab/addresses.js'
 import type { RunOptions } from '../lab/host.js'
 import { firewall } from '../lab/firewall.js'
 import { createLab, type Lab } from '../lab/lab.js'
+import { root } from '../lab/paths.js'
 import type { Packet } from '../lab/pcap.js'
 
 const policyPath = '/etc/agentjail/policies/tools.yaml'
@@ -201,6 +203,7 @@ const docker = async (
     .listen('/run/docker.sock', () => { require('fs').chmodSync('/run/docker.sock', 0o666); console.log('up') })`
   const service = lab.spawn(['node', '-e', engine], { timeout: 120_000 })
   await service.until(/up/)
+  await lab.run(['cp', join(root, 'test/engine/docker'), '/usr/local/bin/docker'])
   for (const argv of [
     ['docker', 'ps'],
     ['docker', '-H', 'unix:///var/run/docker.sock', 'run', 'alpine'],
