@@ -71,9 +71,10 @@ async function serve({ loopback, specs }: HelperRequest): Promise<void> {
     let port = loopback ? 0 : meant
     for (const host of loopback ? ['127.0.0.1', '::1'] : ['::']) {
       const opened = await (proto === 'tcp' ? openTcp : openUdp)(host, port).catch(
-        (error: NodeJS.ErrnoException) => {
+        (error: unknown) => {
           // IPv6 is switched off here, as in docker's containers.
-          if (host !== '::1' || error.code !== 'EADDRNOTAVAIL') throw error
+          if (host !== '::1' || (error as NodeJS.ErrnoException).code !== 'EADDRNOTAVAIL')
+            throw error
         },
       )
       if (opened === undefined) continue

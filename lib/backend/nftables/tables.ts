@@ -346,7 +346,8 @@ export function uidBase(range: UidRange, groups?: string): Table {
     ],
     elements: [],
     chains: [
-      // Before -100, where docker leads a container's DNS (127.0.0.11) to a server of its own.
+      // Before -100, where docker leads a container's DNS (127.0.0.11) to a server of its own; at one and the same
+      // priority, who came last would be first.
       { name: 'to_gate', hook: { type: 'nat', hook: 'output', prio: -110, policy: 'accept' } },
       { name: 'output', hook: hook('output', 0) },
       ...(groups === undefined ? [] : [{ name: 'input', hook: hook('input', 0) }]),
