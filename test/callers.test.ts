@@ -5,6 +5,7 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import t from 'tap'
+import { Askers } from '../lib/audit/askers.js'
 import { withCaller } from '../lib/audit/fold.js'
 import type { Decision } from '../lib/audit/record.js'
 import { Clients } from '../lib/gate/clients.js'
@@ -141,5 +142,54 @@ t.test('alike denials: the first known process is the one that is told', (t) => 
   t.same(withCaller(denied, known), known)
   t.same(withCaller(known, { ...denied, pid: 8, command: 'wget' }), known)
   t.same(withCaller(denied, denied), denied)
+  t.end()
+})
+
+t.test('who asked for a granted name: told by its client, or that it was anybody', async (t) => {
+  const sent: (readonly [port: number, name: string | undefined])[] = []
+  const clients = new Clients(
+    (serial, _proto, port, name) => {
+      sent.push([port, name])
+      queueMicrotask(() => clients.seen(serial, true))
+    },
+    () => 0,
+  )
+  await clients.lookGranted('a.example', 'udp', 4000)
+  t.equal(clients.lookGranted('a.example', 'udp', 4000), undefined, 'A and AAAA are one')
+  await clients.lookGranted('a.example', 'udp', 4001)
+  t.strictSame(
+    sent.splice(0),
+    [
+      [4000, 'a.example'],
+      [4001, 'a.example'],
+    ],
+    'each client',
+  )
+  for (let port = 5000; port < 6000; port++) void clients.lookGranted('b.example', 'udp', port)
+  t.equal(sent.filter(([port]) => port === 0).length, 1, 'those who are not looked for: once')
+  t.ok(sent.length <= 10)
+  t.ok(clients.look(denied, 4000), 'and a denial is looked for all the same')
+  t.end()
+})
+
+t.test('a refused port is whoever’s asked for its name, or nobody’s', (t) => {
+  const askers = new Askers()
+  const [curl, wget] = [
+    { pid: 7, command: 'curl' },
+    { pid: 8, command: 'wget' },
+  ]
+  askers.add('a.example', curl, 1_000)
+  t.equal(askers.of('a.example', 900, 1_100), curl)
+  t.equal(askers.of('a.example', 1_050, 1_100), curl, 'who asked before, and keeps the address')
+  t.equal(askers.of('b.example', 900, 1_100), undefined)
+  askers.add('a.example', wget, 1_200)
+  t.equal(askers.of('a.example', 900, 1_300), undefined, 'one of two')
+  t.equal(askers.of('a.example', 1_150, 1_300), wget, 'the only one of this time')
+  askers.add('a.example', undefined, 1_250)
+  t.equal(askers.of('a.example', 1_150, 1_300), undefined, 'one of two, whom nobody found')
+  t.equal(askers.of('a.example', 900, 60_000), undefined, 'long ago')
+  for (let n = 0; n < 10_000; n++) askers.add(`n${n}.example`, curl, 1_000)
+  t.equal(askers.of('a.example', 1_150, 1_300), undefined, 'as many as are remembered')
+  t.equal(askers.of('n9999.example', 900, 1_100), curl)
   t.end()
 })

@@ -58,6 +58,11 @@ export class Decisions {
     return undefined
   }
 
+  /** Whose look-up of a granted name it is; as `report` has it looked at. Reports nothing. */
+  lookGranted(name: string, proto: string, client: number | undefined): Promise<void> | undefined {
+    return client === undefined ? undefined : this.#clients?.lookGranted(name, proto, client)
+  }
+
   /** As `report`, for a decision object that is kept and reported many times. */
   reportShared(decision: Decision): void {
     const count = this.#byIdentity.get(decision)

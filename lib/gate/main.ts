@@ -55,9 +55,10 @@ async function pin(grant: string, name: string, pins: PinRequest['pins']): Promi
 async function start(message: Extract<ToGate, { type: 'start' }>): Promise<void> {
   const started = await Gate.start(message.config, {
     send: (decisions, dropped) => send({ type: 'decisions', decisions, dropped }),
-    client: (serialOfLook, proto, port) => {
+    client: (serialOfLook, proto, port, name) => {
       // The channel is gone only when the warden is, and then the gate ends by itself.
-      send({ type: 'client', serial: serialOfLook, proto, port }).catch(() => undefined)
+      const asked = name === undefined ? {} : { name }
+      send({ type: 'client', serial: serialOfLook, proto, port, ...asked }).catch(() => undefined)
     },
     pin,
   })

@@ -118,12 +118,16 @@ export type FromGate =
       readonly decisions: readonly ReportedDecision[]
       /** Not sent, for rate. */ readonly dropped: number
     }
-  /** A client is being denied, and is answered after `seen`; the decision follows. */
+  /**
+   * A client is answered after `seen`. Without a name it is being denied, and the decision follows; with one it looks
+   * up this granted name.
+   */
   | {
       readonly type: 'client'
       readonly serial: number
       readonly proto: string
       readonly port: number
+      readonly name?: string
     }
   | PinRequest
   | {

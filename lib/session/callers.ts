@@ -49,13 +49,19 @@ export class Callers {
 
   /** A client is being denied: looks while its socket is still there. True: found. Never rejects. */
   async seek(proto: unknown, port: unknown): Promise<boolean> {
-    if ((proto !== 'tcp' && proto !== 'udp') || !isPort(port) || !this.#lookups.take()) return false
-    const caller = await this.#look(proto, port)
+    const caller = await this.find(proto, port)
     if (caller === undefined) return false
     const [oldest] = this.#found.keys()
     if (this.#found.size >= maxRemembered && oldest !== undefined) this.#found.delete(oldest)
-    this.#found.set(`${proto} ${String(port)}`, caller)
+    this.#found.set(`${String(proto)} ${String(port)}`, caller)
     return true
+  }
+
+  /** Whose socket that is, while it is there. Never rejects. */
+  async find(proto: unknown, port: unknown): Promise<Caller | undefined> {
+    if ((proto !== 'tcp' && proto !== 'udp') || !isPort(port) || !this.#lookups.take())
+      return undefined
+    return await this.#look(proto, port)
   }
 
   /** Decisions as the gate sent them, each with the process behind it where that is known. */

@@ -5,10 +5,11 @@
 import type { GatePort, NetworkHold } from '../backend/types.js'
 import { errorMessage } from '../errors.js'
 import { createScrub } from '../credentials/scrub.js'
-import type { GatePolicy } from '../gate/protocol.js'
+import type { FromGate, GatePolicy } from '../gate/protocol.js'
 import { removeCgroups } from '../launch/cgroup.js'
 import { wantsCa } from '../plan/compile.js'
 import type { Facts, Plan } from '../plan/types.js'
+import { normaliseName } from '../policy/hosts.js'
 import { Callers } from './callers.js'
 import type { LinuxContext } from './context.js'
 import { GateKeeper } from './gate-keeper.js'
@@ -24,6 +25,9 @@ import type { Undo } from './undo.js'
  * waited for: whoever wants something sooner starts it (see `gate-script.ts`).
  */
 const startDelay = 25
+
+/** Nothing of it is believed to be what its type says. */
+type ClientOfGate = Extract<FromGate, { readonly type: 'client' }>
 
 export interface JailNetworkOptions {
   readonly context: LinuxContext
@@ -224,7 +228,7 @@ export class JailNetwork {
         else if (message.type === 'decisions') {
           ledger.hear({ ...message, decisions: callers.attribute(message.decisions) })
         } else if (message.type === 'client') {
-          void callers.seek(message.proto, message.port).then((found) => {
+          void this.#look(callers, message).then((found) => {
             keeper.seen(message.serial, found)
           })
         } else onNotice(`the gate failed: ${message.message.slice(0, 200)}`)
@@ -242,6 +246,15 @@ export class JailNetwork {
     this.#keeper = keeper
     undo.push('end the gate', 'nothing', () => this.endGate())
     return keeper
+  }
+
+  /** True: found. */
+  async #look(callers: Callers, { proto, port, name }: ClientOfGate): Promise<boolean> {
+    if (name === undefined) return await callers.seek(proto, port)
+    const asked = typeof name === 'string' ? normaliseName(name) : undefined
+    const caller = asked === undefined ? undefined : await callers.find(proto, port)
+    if (asked !== undefined) this.#options.ledger.asked(asked, caller)
+    return caller !== undefined
   }
 
   #tools() {

@@ -4,6 +4,7 @@
  * goes any further.
  */
 import { setTimeout as delay } from 'node:timers/promises'
+import { Askers, type Asker } from '../audit/askers.js'
 import { NameBook } from '../audit/names.js'
 import type { Decision } from '../audit/record.js'
 import { sanitiseDecisions } from '../audit/sanitise.js'
@@ -23,13 +24,23 @@ export class Ledger {
   /** Decisions, and bytes from the jail and to it. */
   readonly tally = { allowed: 0, denied: 0, up: 0, down: 0 }
   readonly #names = new NameBook()
+  readonly #askers = new Askers()
+  /** When the kernel was asked the last time: what it tells next was refused since. */
+  #since = 0
   readonly #onDecisions: (decisions: readonly Decision[]) => void
   readonly #scrub: Scrub
+  readonly #monotonic: () => number
   #log: LedgerLog | undefined
 
-  constructor(onDecisions: (decisions: readonly Decision[]) => void, scrub: Scrub) {
+  /** `monotonic`: milliseconds. */
+  constructor(
+    onDecisions: (decisions: readonly Decision[]) => void,
+    scrub: Scrub,
+    monotonic: () => number,
+  ) {
     this.#onDecisions = onDecisions
     this.#scrub = scrub
+    this.#monotonic = monotonic
   }
 
   /** From here on decisions are logged too. */
@@ -45,15 +56,28 @@ export class Ledger {
     this.#log?.drop(message.dropped)
   }
 
+  /** A granted name is being looked up by this process; `undefined`: by one that was not found. */
+  asked(name: string, asker: Asker | undefined): void {
+    this.#askers.add(name, asker, this.#monotonic())
+  }
+
   /** Takes what the kernel refused since the last time. */
   async read(hold: Pick<NetworkHold, 'denials'> | undefined, isLast = false): Promise<void> {
+    const since = this.#since
+    this.#since = this.#monotonic()
     try {
       const denials = (await hold?.denials(isLast)) ?? []
       if (denials.length > 0) await delay(gatePatience)
-      this.#record(denials)
+      this.#record(this.#names.name(denials).map((denial) => this.#withAsker(denial, since)))
     } catch {
       // The rules are gone for a moment: the watch deals with it.
     }
+  }
+
+  #withAsker(denial: Decision, since: number): Decision {
+    const { name, pid } = denial
+    if (name === undefined || pid !== undefined) return denial
+    return { ...denial, ...this.#askers.of(name, since, this.#monotonic()) }
   }
 
   #record(given: readonly Decision[]): void {

@@ -71,7 +71,7 @@ export class Warden {
     this.#events = remembered
     this.#upstreamCa = upstreamCa
     this.#undo = new Undo(onNotice)
-    this.#ledger = new Ledger(onDecisions, scrub)
+    this.#ledger = new Ledger(onDecisions, scrub, () => context.system.monotonic())
     this.#command = new HeldCommand(plan.jail, onNotice)
     this.#answers = new Answers({
       command: this.#command,

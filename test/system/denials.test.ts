@@ -18,6 +18,7 @@ network:
 interface Line {
   readonly reason: string
   readonly name?: string
+  readonly port?: number
   readonly pid?: number
   readonly command?: string
 }
@@ -68,6 +69,17 @@ t.test('one shape everywhere', { timeout: 240_000 }, async (t) => {
       new Set(http.log.map(({ reason }) => reason)),
       new Set(['method-not-granted', 'port-not-granted']),
     )
+
+    // Where the kernel refuses, no process is known any more: it is who asked for the name.
+    const ports = await run(
+      [],
+      'for port in 82 83 84 85; do curl -sS http://plain.example:$port/; sleep 1.5; done',
+    )
+    const tried = ports.log.filter(({ reason }) => reason === 'port-not-granted')
+    const known = tried.filter(({ pid }) => pid !== undefined)
+    t.ok(known.length > 0, `${isolation}: ${known.length} of ${tried.length} found`)
+    for (const { port, command } of known)
+      t.equal(command, `curl -sS http://plain.example:${port}/`)
 
     // The kernel forgets a socket in a moment, and a busy machine may look too late: of many, some are found.
     const many = 12

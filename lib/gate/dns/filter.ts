@@ -84,18 +84,21 @@ export class DnsFilter {
       const left = ready.expires - this.#now()
       if (left > 0) {
         this.#decisions.reportShared(ready.decision)
-        return printAnswer(
-          message,
-          query,
-          { rcode: rcode.ok, ...ready, ttl: secondsUp(left) },
-          transport,
-        )
+        const answer = { rcode: rcode.ok, ...ready, ttl: secondsUp(left) }
+        const look = this.#lookGranted(query.name, { transport, port })
+        if (look === undefined) return printAnswer(message, query, answer, transport)
+        return look.then(() => printAnswer(message, query, answer, transport))
       }
     }
     const answer = this.#judge(query, { transport, port })
     if (!(answer instanceof Promise)) return printAnswer(message, query, answer, transport)
     // The datagram's buffer is ours alone (dgram gives a fresh one a message), so it may be kept.
     return answer.then((late) => printAnswer(message, query, late, transport))
+  }
+
+  /** A port that the name is not granted for is refused where no process is known: who asked is remembered. */
+  #lookGranted(name: string, { transport, port }: Asker): Promise<void> | undefined {
+    return this.#decisions.lookGranted(name, transport, port)
   }
 
   #judge(query: Query, asker: Asker): Answer | Promise<Answer> {
@@ -126,7 +129,11 @@ export class DnsFilter {
       return this.#deny(admission.reason, name, admission.detail ?? type, asker)
     }
     const policy = this.#names.grants
-    return this.#names.find(name, wanted, admission.grants).then((found) =>
+    // Beside the question upstream.
+    const look = grants.length === 0 ? undefined : this.#lookGranted(name, asker)
+    const find = this.#names.find(name, wanted, admission.grants)
+    const both = look === undefined ? find : look.then(() => find)
+    return both.then((found) =>
       // The policy changed while this answer was on its way: judge again.
       policy === this.#names.grants
         ? this.#finish(found, query, name, type, asker, grants)

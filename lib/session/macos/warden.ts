@@ -61,7 +61,7 @@ export class MacWarden {
     const { events: remembered, notices } = rememberNotices(events, scrub)
     this.#events = remembered
     this.#undo = new Undo(remembered.onNotice)
-    this.#ledger = new Ledger(remembered.onDecisions, scrub)
+    this.#ledger = new Ledger(remembered.onDecisions, scrub, () => parts.system.monotonic())
     this.#command = new HeldCommand(plan.jail, remembered.onNotice)
     this.#answers = new Answers({
       command: this.#command,
