@@ -24,6 +24,7 @@ import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { errnoCode, JailError } from '../errors.js'
 import { holdDir, leaveDir } from './held-dir.js'
+import { findProcesses } from './processes-of.js'
 import type { Argv, CommandResult, FileStat, RunOptions, Session, System } from './types.js'
 
 const cleanEnvironment = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
@@ -253,18 +254,6 @@ function readProcessStart(pid: number): number | undefined {
 
 function readBootId(): string {
   return readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim()
-}
-
-function findProcesses(uid: number): number[] {
-  const found: number[] = []
-  for (const name of readdirSync('/proc')) {
-    if (!/^[0-9]+$/.test(name)) continue
-    const status = readProc(`/proc/${name}/status`)
-    if (status === undefined || /^State:\s+[ZX]/m.test(status)) continue
-    const uids = /^Uid:\s+(.*)$/m.exec(status)?.[1]?.split(/\s+/).map(Number)
-    if (uids?.includes(uid) === true) found.push(Number(name))
-  }
-  return found
 }
 
 /** A process may end while it is read: ESRCH is absence too. */
