@@ -5,6 +5,7 @@ import { format } from 'prettier'
 import type { Machine } from './machine.js'
 import { digits } from './statistics.js'
 import { isMet, type Bar, type MeasuredPart, type Part } from './types.js'
+import { whyNot } from './why.js'
 
 const markers = ['<!-- figures: written by npm run bench -->', '<!-- end of figures -->'] as const
 
@@ -15,15 +16,29 @@ const verdict = (bar: Bar): string => {
 
 const limitOf = ({ sense, limit, unit }: Bar): string => `${sense} ${digits(limit)} ${unit}`
 
-/** One line a bar. */
-export const barLines = (parts: readonly Part[]): string =>
-  parts
-    .flatMap(({ bars }) => bars)
-    .map(
-      (bar) =>
-        `${verdict(bar).padEnd(12)} ${digits(bar.figure)} ${bar.unit} (${limitOf(bar)}): ${bar.text}\n`,
-    )
-    .join('')
+/** One line a bar; below what is not met, why. */
+export const barLines = (parts: readonly Part[]): string => {
+  const bars = parts.flatMap((part) => part.bars)
+  const lines = bars.map(
+    (bar) =>
+      `${verdict(bar).padEnd(12)} ${digits(bar.figure)} ${bar.unit} (${limitOf(bar)}): ${bar.text}\n`,
+  )
+  return [
+    ...lines,
+    ...notMet(bars).map(({ why, texts }) => `\nNot met: ${texts}.\nWhy: ${why}\n`),
+  ].join('')
+}
+
+/** Bars that are not met, those with one reason together. */
+function notMet(bars: readonly Bar[]): { readonly why: string; readonly texts: string }[] {
+  const byReason = new Map<string, string[]>()
+  for (const bar of bars) {
+    if (isMet(bar) !== false) continue
+    const why = whyNot(bar.text) ?? 'nobody has looked into it.'
+    byReason.set(why, [...(byReason.get(why) ?? []), bar.text])
+  }
+  return [...byReason].map(([why, texts]) => ({ why, texts: texts.join('; ') }))
+}
 
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
   [head, head.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
@@ -46,9 +61,12 @@ function markdown(machine: Machine, parts: readonly MeasuredPart[]): string {
     ...missing.map((what) => `Missing: ${what.replaceAll('\n', ' ')}.`),
     ...notes,
   ])
-  return [facts, '### Bars', table(['what', 'figure', 'bar', 'verdict'], bars), ...sections].join(
-    '\n\n',
-  )
+  const reasons = notMet(parts.flatMap((part) => part.bars))
+  return [
+    ...[facts, '### Bars', table(['what', 'figure', 'bar', 'verdict'], bars)],
+    ...reasons.map(({ why, texts }) => `Not met: ${texts}. Why: ${why}`),
+    ...sections,
+  ].join('\n\n')
 }
 
 /** Writes figures and plots; the words around the markers are kept. */

@@ -35,21 +35,14 @@ function memory(lab: Lab): number {
     .reduce((sum, { pid }) => sum + pss(lab, pid), 0)
 }
 
-async function startTime(place: Place, repeat: number): Promise<number> {
+async function startTime(place: Place, repeat: number, policy = 'openai'): Promise<number> {
   const times: number[] = []
   for (let n = 0; n < repeat; n++) {
     const { ms, code, stderr } = await place.time(
       [
         process.execPath,
         agentjailPath,
-        'run',
-        '-p',
-        'openai',
-        '-q',
-        '--name',
-        'probe',
-        '--',
-        '/usr/bin/true',
+        ...['run', '-p', policy, '-q', '--name', 'probe', '--', '/usr/bin/true'],
       ],
       '/srv/bench',
     )
@@ -70,10 +63,9 @@ async function addJails(lab: Lab, from: number, to: number): Promise<void> {
   }
 }
 
-async function waitFor(lab: Lab, count: number): Promise<void> {
+async function waitFor(lab: Lab, count: number, sleep = '/bin/sleep 1000'): Promise<void> {
   for (let tries = 0; tries < 3_000; tries++) {
-    if (lab.processes().filter(({ command }) => command === '/bin/sleep 1000').length >= count)
-      return
+    if (lab.processes().filter(({ command }) => command === sleep).length >= count) return
     await new Promise((resolve) => setTimeout(resolve, 100))
   }
   throw new Error(`${count} jails do not come up`)
@@ -97,15 +89,48 @@ async function standIns(lab: Lab, from: number, to: number): Promise<void> {
   lab.writeFile('/etc/group', group)
 }
 
-async function compileTimes(names: number): Promise<{ yaml: number; compiled: number }> {
+/** A policy of so many names, as YAML. */
+function namesPolicy(names: number): string {
   const hosts = Array.from(
     { length: names },
     (_, n) => `    - host${n}.example${n % 97}.com\n`,
   ).join('')
+  return `version: 1\nname: large\nnetwork:\n  allow:\n${hosts}`
+}
+
+interface ByNames {
+  readonly names: number
+  readonly start: number
+  readonly memory: number
+}
+
+/** Start, and memory of one jail, by the number of names in its policy. */
+async function growByNames(lab: Lab, place: Place, counts: readonly number[]): Promise<ByNames[]> {
+  const rows: ByNames[] = []
+  for (const names of counts) {
+    const path = `/etc/agentjail-bench-${names}.yaml`
+    lab.writeFile(path, namesPolicy(names))
+    const start = await startTime(place, 3, path)
+    const before = memory(lab)
+    const jail = lab.spawnAgentjail(['run', '-p', path, '-q', '--', '/bin/sleep', '1001'], {
+      cwd: '/srv/bench',
+      timeout: 60_000,
+    })
+    await waitFor(lab, 1, '/bin/sleep 1001')
+    // Its gate has read the policy by then.
+    await new Promise((resolve) => setTimeout(resolve, 1_000))
+    rows.push({ names, start, memory: (memory(lab) - before) / 1024 })
+    jail.kill('SIGTERM')
+    await jail.ended
+  }
+  return rows
+}
+
+async function compileTimes(names: number): Promise<{ yaml: number; compiled: number }> {
   const dir = join(root, 'dist/bench/made')
   mkdirSync(dir, { recursive: true })
   const path = join(dir, 'large.yaml')
-  writeFileSync(path, `version: 1\nname: large\nnetwork:\n  allow:\n${hosts}`)
+  writeFileSync(path, namesPolicy(names))
   const [yaml, compiled]: [number[], number[]] = [[], []]
   for (let n = 0; n < 5; n++) {
     const began = performance.now()
@@ -129,10 +154,12 @@ export async function scale({ quick }: Options): Promise<Part> {
   const starts: [number, number][] = []
   const memories: [number, number][] = []
   const compiles: [number, number][] = []
+  let byNames: ByNames[] = []
   let large = { yaml: NaN, compiled: NaN }
   try {
     await lab.run(['mkdir', '-p', '/srv/bench'])
     await startTime(place, 2)
+    byNames = await growByNames(lab, place, quick ? [1, 100] : [1, 100, 1000, 10_000])
     const base = memory(lab)
     let running = 0
     for (const step of steps) {
@@ -188,6 +215,14 @@ export async function scale({ quick }: Options): Promise<Part> {
           digits(memories.find(([at]) => at === count)?.[1]),
         ]),
       },
+      {
+        title:
+          'By the names of its policy, read from YAML: start of `true`, ms; memory of one jail, MB',
+        head: ['names', 'start', 'MB'],
+        rows: byNames.map(({ names, ...row }) => [
+          ...[String(names), digits(row.start), digits(row.memory)],
+        ]),
+      },
     ],
     plots: [
       {
@@ -203,6 +238,18 @@ export async function scale({ quick }: Options): Promise<Part> {
         ]),
       },
       {
+        name: 'start-by-names',
+        svg: linePlot('Start of `true` by the names of its policy', 'names', 'ms', [
+          { name: 'start', points: byNames.map(({ names, start }) => [names, start] as const) },
+        ]),
+      },
+      {
+        name: 'memory-by-names',
+        svg: linePlot('Memory of a jail by the names of its policy', 'names', 'MB', [
+          { name: 'MB', points: byNames.map(({ names, memory }) => [names, memory] as const) },
+        ]),
+      },
+      {
         name: 'policy-by-names',
         svg: linePlot('Policy from YAML to matcher', 'names', 'ms', [
           { name: 'ms', points: compiles },
@@ -211,6 +258,6 @@ export async function scale({ quick }: Options): Promise<Part> {
     ],
     missing: [],
     notes: [],
-    raw: { starts, memories, compiles, large },
+    raw: { starts, memories, byNames, compiles, large },
   }
 }

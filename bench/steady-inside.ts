@@ -15,7 +15,8 @@ const range = { first: 1_900_000_000, last: 1_900_099_999 }
 const address = '203.0.113.10'
 const port = 9000
 
-const planOf = (index: number): NetworkPlan => ({
+/** @param grants how many; the one that is measured is the last. */
+const planOf = (index: number, grants = 1): NetworkPlan => ({
   jail: `j${index}`,
   uid: range.first + index,
   isolation: 'uid',
@@ -24,12 +25,14 @@ const planOf = (index: number): NetworkPlan => ({
   gateTcp: [{ first: 443, last: 443 }],
   gateUdp: [],
   pinned: [{ grant: 'g1', key: 'g1', proto: 'tcp', ports: [{ first: 22, last: 22 }] }],
-  kernel: (['tcp', 'udp'] as const).map((proto) => ({
-    grant: 'g2',
-    cidr: { family: 4, address, prefix: 32 },
-    proto,
-    ports: [{ first: port, last: port + 1 }],
-  })),
+  kernel: Array.from({ length: grants }, (_, n) => grants - 1 - n).flatMap((before) =>
+    (['tcp', 'udp'] as const).map((proto) => ({
+      grant: `g${before + 2}`,
+      cidr: { family: 4, address: before === 0 ? address : `198.18.0.${before}`, prefix: 32 },
+      proto,
+      ports: [{ first: port, last: port + 1 }],
+    })),
+  ),
   loopbackConnect: [],
   loopbackListen: [],
 })
@@ -60,7 +63,7 @@ function load(commands: readonly string[]): void {
   execFileSync('/usr/sbin/nft', ['-f', '-'], { input: `${commands.join('\n')}\n` })
 }
 
-function install(jails: number): void {
+function install(jails: number, grants?: number): void {
   const gate = [
     { proto: 'udp', port: 53, gatePort: 40_053 },
     { proto: 'tcp', port: 53, gatePort: 40_053 },
@@ -73,7 +76,7 @@ function install(jails: number): void {
     for (const table of [staticTable(range, 'flows'), guard, uidBase(range)])
       commands.push(...printTable(table))
   }
-  for (let n = 0; n < jails; n++) commands.push(...printTable(uidJail(planOf(n), gate)))
+  for (let n = 0; n < jails; n++) commands.push(...printTable(uidJail(planOf(n, grants), gate)))
   load(commands)
 }
 
@@ -96,15 +99,15 @@ const measure = (mode: string, seconds: number, uid: number, to = port): number 
     ),
   )
 
-// Argument: how many jails in isolation uid, or a name of `others`. Lines in: MODE SECONDS UID PORT.
-const [which = '0'] = process.argv.slice(2)
+// Arguments: how many jails in isolation uid, or a name of `others`; how many grants each. Lines in: MODE SECONDS UID PORT.
+const [which = '0', grants] = process.argv.slice(2)
 for (const args of [
   ['link', 'set', 'lo', 'up'],
   ['addr', 'add', `${address}/32`, 'dev', 'lo'],
 ])
   execFileSync('/usr/sbin/ip', args)
 const other = others[which]
-if (other === undefined) install(Number(which))
+if (other === undefined) install(Number(which), grants === undefined ? undefined : Number(grants))
 else load(other)
 const server = spawn('/usr/bin/setpriv', [
   ...['--pdeathsig', 'KILL', 'perl', flow, 'serve', address, String(port)],

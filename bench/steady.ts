@@ -13,6 +13,9 @@ const floors = {
   tracked: 'empty chains in the hooks of isolation uid, and connections tracked',
 } as const
 
+/** Grants of one jail; the packets that are measured fit the last. */
+const grantCounts = [1, 10, 100] as const
+
 interface Report {
   readonly counts: readonly number[]
   readonly samples: Readonly<Record<string, readonly number[]>>
@@ -28,12 +31,13 @@ async function measureAll(quick: boolean): Promise<Report> {
   const children: ChildProcess[] = []
   const samples: Record<string, number[]> = {}
   try {
-    for (const which of [...Object.keys(floors), ...counts.map(String)]) {
+    const byGrants = grantCounts.map((grants) => `1 ${grants}`)
+    for (const which of [...Object.keys(floors), ...counts.map(String), ...byGrants]) {
       const child = spawn(
         '/usr/bin/setpriv',
         [
           ...['--pdeathsig', 'KILL', 'unshare', '--net', '--pid', '--fork', '--kill-child'],
-          ...['--mount-proc', process.execPath, inside, which],
+          ...['--mount-proc', process.execPath, inside, ...which.split(' ')],
         ],
         { stdio: ['pipe', 'pipe', 'inherit'] },
       )
@@ -58,6 +62,14 @@ async function measureAll(quick: boolean): Promise<Report> {
           await ask(`other ${mode} ${jails}`, String(jails), `${mode} ${seconds} 65000 9000`)
         await ask(`jailed ${mode}`, most, `${mode} ${seconds} 1900000000 9000`)
       }
+      if (round % 3 === 0)
+        for (const grants of grantCounts)
+          for (const mode of ['udp', 'connects'])
+            await ask(
+              `grants ${mode} ${grants}`,
+              `1 ${grants}`,
+              `${mode} ${seconds} 1900000000 9000`,
+            )
       await ask('refused ms', most, `refused ${seconds} 1900000000 81`)
     }
   } finally {
@@ -84,6 +96,8 @@ export async function steady({ quick }: Options): Promise<Part> {
     medianRatio(of(`${name} ${mode}`), of(`other ${mode} 0`))
   const overTracked = (mode: Mode): number =>
     medianRatio(of(`other ${mode} ${String(counts.at(-1))}`), of(`tracked ${mode}`))
+  const byGrants = (mode: Mode, grants: number): number =>
+    median(of(`grants ${mode} ${grants}`)) / median(of(`other ${mode} 0`))
   const bars = modes.flatMap((mode): Bar[] => [
     {
       text: `${units[mode]} of another user, any number of jails in isolation namespace, over none`,
@@ -146,9 +160,30 @@ export async function steady({ quick }: Options): Promise<Part> {
           })),
         ),
       },
+      {
+        name: 'packets-by-grants',
+        svg: linePlot(
+          "A jail's own traffic through the kernel, ratio to unjailed",
+          'grants by address of the jail',
+          'ratio',
+          (['udp', 'connects'] as const).map((mode) => ({
+            name: units[mode],
+            points: grantCounts.map((grants) => [grants, byGrants(mode, grants)] as const),
+          })),
+        ),
+      },
     ],
     missing: [],
-    notes: [],
+    notes: [
+      `A jail's granted packets through the kernel by the number of its grants (${grantCounts.join(', ')}), the last one's: ${(
+        ['udp', 'connects'] as const
+      )
+        .map(
+          (mode) =>
+            `${units[mode]} ${grantCounts.map((grants) => digits(byGrants(mode, grants))).join(', ')}`,
+        )
+        .join('; ')} of an unjailed user's.`,
+    ],
     raw: { counts, samples },
   }
 }
