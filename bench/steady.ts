@@ -25,7 +25,7 @@ interface Report {
 async function measureAll(quick: boolean): Promise<Report> {
   const inside = fileURLToPath(new URL('steady-inside.js', import.meta.url))
   const counts = quick ? [0, 10, 100] : [0, 10, 100, 1000]
-  const rounds = quick ? 2 : 15
+  const rounds = quick ? 2 : 12
   const seconds = '0.15'
   const places = new Map<string, (words: string) => Promise<number>>()
   const children: ChildProcess[] = []
