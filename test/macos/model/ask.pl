@@ -14,7 +14,8 @@ if ($program eq '/usr/sbin/tcpdump') {
   my $socket = IO::Socket::UNIX->new(Peer => '/srv/mac/socket') or die "no model: $!\n";
   print {$socket} join("\0", $program, @ARGV), "\0\0"; $socket->flush; shutdown $socket, 1;
   my ($code) = (<$socket> // '') =~ /^(\d+)/ or die "the model went away\n";
-  $| = 1; print STDERR scalar(<$socket>) // '';
+  $| = 1;
+  while (my $line = <$socket>) { print STDERR $line; last if $line =~ /^listening/ }
   exit $code if $code != 0;
   print while <$socket>;
   exit 0;

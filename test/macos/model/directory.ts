@@ -128,7 +128,10 @@ function dscl(state: MacState, args: readonly string[]): Answer {
     case 'append':
     case 'merge':
       if (record === undefined) return notFound
-      record[key ?? ''] = [...(record[key ?? ''] ?? []), ...values]
+      record[key ?? ''] = [
+        ...(record[key ?? ''] ?? []),
+        ...values.filter((one) => verb === 'append' || record[key ?? '']?.includes(one) !== true),
+      ]
       return answer()
     default:
       return answer(64, '', `Invalid command: ${verb}\n`)
@@ -168,8 +171,54 @@ function sysadminctl(state: MacState, args: readonly string[]): Answer {
     // Exit code 0, whatever happened.
     return answer(0, '', said.join(''))
   }
-  say(`unknown arguments ${args.join(' ')}`)
+  const added = valueOf('-addUser')
+  if (added !== undefined) {
+    if (state.euid !== 0)
+      say('sysadminctl should be run as root, or in interactive mode! (Error Code=-60007)')
+    else if (state.users[added] !== undefined) say(`User ${added} already exists`)
+    else addUser(state, added, { uid: valueOf('-UID'), home: valueOf('-home') }, say)
+    return answer(0, '', said.join(''))
+  }
+  const asked = valueOf('-secureTokenStatus')
+  if (asked !== undefined) say(`Secure token is DISABLED for user ${asked}`)
+  else say(`unknown arguments ${args.join(' ')}`)
   return answer(0, '', said.join(''))
+}
+
+function addUser(
+  state: MacState,
+  name: string,
+  { uid, home }: { uid: string | undefined; home: string | undefined },
+  say: (text: string) => void,
+): void {
+  const line = '-'.repeat(24)
+  say(line)
+  say(
+    'No clear text password or interactive option was specified (adduser, change/reset password will not allow user to use FDE) !',
+  )
+  say(line)
+  say('Creating user record…')
+  const taken = new Set(Object.values(state.users).map((record) => Number(record['UniqueID']?.[0])))
+  let given = Number(uid ?? 501)
+  // Without Full Disk Access what was asked for is not what is given, and the exit code says nothing.
+  if (!state.quirks.fda || uid === undefined) for (given = 501; taken.has(given);) given++
+  say(`Assigning UID: ${String(given)} GID: 20`)
+  if (!state.quirks.fda) say('### Error:-14120 File:/AppleInternal/DSRecord.m Line:563')
+  const place = state.quirks.fda ? (home ?? `/Users/${name}`) : `/Users/${name}`
+  say(
+    home === undefined
+      ? `Creating home directory at ${place}`
+      : `Home directory is assigned (not created!) at ${home}`,
+  )
+  state.users[name] = {
+    RecordName: [name],
+    UniqueID: [String(given)],
+    PrimaryGroupID: ['20'],
+    NFSHomeDirectory: [place],
+    UserShell: ['/bin/zsh'],
+    GeneratedUID: [`GUID-${name}`],
+    ShadowHashData: ['bplist'],
+  }
 }
 
 function dseditgroup(state: MacState, args: readonly string[]): Answer {
@@ -186,6 +235,16 @@ function dseditgroup(state: MacState, args: readonly string[]): Answer {
       if (state.groups[group] === undefined) return answer(64, '', 'Group not found.\n')
       Reflect.deleteProperty(state.groups, group)
       return answer()
+    case 'edit': {
+      const add = args.indexOf('-a')
+      const user = args[(add === -1 ? args.indexOf('-d') : add) + 1] ?? ''
+      const record = state.groups[group]
+      if (record === undefined) return answer(64, '', 'Group not found.\n')
+      if (state.users[user] === undefined) return answer(64, '', 'Record was not found.\n')
+      const others = (record['GroupMembership'] ?? []).filter((name) => name !== user)
+      record['GroupMembership'] = add === -1 ? others : [...others, user]
+      return answer()
+    }
     case 'checkmember': {
       const user = args[args.indexOf('-m') + 1] ?? ''
       const member = (state.groups[group]?.['GroupMembership'] ?? []).includes(user)

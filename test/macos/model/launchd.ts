@@ -4,6 +4,11 @@ import { answer, type Answer, type MacState } from './state.js'
 export function launchctl(state: MacState, [verb = '', ...args]: readonly string[]): Answer {
   const label = (args.at(-1) ?? '').replace(/^system\//, '')
   const job = state.launchd[label]
+  const unknown = answer(
+    113,
+    '',
+    `Bad request.\nCould not find service "${label}" in domain for system\n`,
+  )
   switch (verb) {
     case 'bootstrap': {
       if (state.euid !== 0)
@@ -18,7 +23,9 @@ export function launchctl(state: MacState, [verb = '', ...args]: readonly string
           '',
           'Bootstrap failed: 5: Input/output error\nTry re-running the command as root for richer errors.\n',
         )
-      state.launchd[name] = { plist: args[1] ?? '', state: 'running', disabled: false }
+      if (state.disabled.includes(name))
+        return answer(119, '', 'Bootstrap failed: 119: Service is disabled\n')
+      state.launchd[name] = { plist: args[1] ?? '', state: 'running' }
       return answer()
     }
     case 'bootout':
@@ -33,23 +40,24 @@ export function launchctl(state: MacState, [verb = '', ...args]: readonly string
       Reflect.deleteProperty(state.launchd, label)
       return answer()
     case 'print':
-      if (job === undefined)
-        return answer(
-          113,
-          '',
-          `Bad request.\nCould not find service "${label}" in domain for system\n`,
-        )
+      if (job === undefined) return unknown
       return answer(
         0,
         `system/${label} = {\n\tactive count = 1\n\tpath = ${job.plist}\n\tstate = ${job.state}\n\n\tpid = 4711\n\tlast exit code = (never exited)\n}\n`,
       )
     case 'kickstart':
-      return job === undefined
-        ? answer(113, '', `Could not find service "${label}" in domain for system\n`)
-        : answer()
+      if (job === undefined) return unknown
+      return answer(0, args.includes('-p') ? 'service spawned with pid: 4711\n' : '')
     case 'enable':
     case 'disable':
+      // Kept over restarts.
+      state.disabled = state.disabled.filter((name) => name !== label)
+      if (verb === 'disable') state.disabled.push(label)
       return answer()
+    case 'list': {
+      const lines = Object.keys(state.launchd).map((name) => `4711\t0\t${name}\n`)
+      return answer(0, `PID\tStatus\tLabel\n${lines.join('')}`)
+    }
     default:
       return answer(64, '', `Unrecognized subcommand: ${verb}\n`)
   }

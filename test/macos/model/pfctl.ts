@@ -54,6 +54,7 @@ const tableCommands = [
   'zero',
   'expire',
 ]
+const optimizations = ['none', 'basic', 'profile']
 const serviceNames = new Map([
   [22, 'ssh'],
   [53, 'domain'],
@@ -63,21 +64,28 @@ const serviceNames = new Map([
   [5432, 'postgresql'],
 ])
 
+const counters = `  [ Evaluations: ${'0'.padEnd(8)}  Packets: ${'0'.padEnd(8)}  Bytes: ${'0'.padEnd(10)}  States: ${'0'.padEnd(6)}]
+  [ Inserted: uid 0 pid 4242 ]
+`
+
 interface Options {
   flags: Set<string>
+  /** How often -v was given. */
+  verbosity: number
   values: Map<string, string[]>
   rest: string[]
 }
 
 export function pfctl(state: MacState, args: readonly string[], input: string): Answer {
   const options = getopt(args)
-  if (options === undefined || args.length === 0) return answer(1, '', usage)
+  if (options === undefined || args.length === 0 || options.flags.has('h'))
+    return answer(1, '', usage)
   const run = new Pfctl(state, options, input)
   return run.run()
 }
 
 function getopt(args: readonly string[]): Options | undefined {
-  const options: Options = { flags: new Set(), values: new Map(), rest: [] }
+  const options: Options = { flags: new Set(), verbosity: 0, values: new Map(), rest: [] }
   let at = 0
   for (; at < args.length; at++) {
     const arg = args[at] ?? ''
@@ -96,6 +104,7 @@ function getopt(args: readonly string[]): Options | undefined {
       }
       if (!flags.includes(letter)) return undefined
       options.flags.add(letter)
+      if (letter === 'v') options.verbosity++
     }
   }
   options.rest = args.slice(at)
@@ -128,6 +137,9 @@ class Pfctl {
         1,
         `pfctl: unknown command line argument: ${this.#options.rest.join(' ')} ...\n${usage}`,
       )
+    const optimization = this.#value('o')
+    if (optimization !== undefined && !optimizations.some((one) => one.startsWith(optimization)))
+      return this.#fail(1, `pfctl: Unknown optimization '${optimization}'\n${usage}`)
     const anchor = (this.#value('a') ?? '').replace(/\/?\*$/, '')
     const changes = this.#value('f') !== undefined || this.#value('F') !== undefined
     if (changes && anchor.split('/').some((part) => part.startsWith('_')))
@@ -171,9 +183,10 @@ class Pfctl {
       if (failed !== undefined) return failed
     }
     if (!this.#dry && this.#options.flags.has('e')) {
+      // It takes an anonymous reference also where all there are so far are tokens.
+      if (pf.anonymous === 0) pf.anonymous++
       if (pf.enabled) return this.#fail(1, 'pfctl: pf already enabled\n')
       pf.enabled = true
-      pf.anonymous++
       this.#tell('pf enabled\n')
     }
     if (!this.#dry && this.#options.flags.has('E')) {
@@ -191,7 +204,7 @@ class Pfctl {
       return this.#fail(1, `pfctl: Invalid token value '${token}'\n${usage}`)
     if (!pf.enabled) return this.#fail(1, 'pfctl: pf not enabled\n')
     const index = pf.tokens.findIndex(({ value }) => value === token)
-    if (index === -1) return this.#fail(1, 'pfctl: pf: token invalid\n')
+    if (index === -1) return this.#fail(1, 'pfctl: DIOCSTOPREF: Invalid argument\n')
     pf.tokens.splice(index, 1)
     const left = pf.tokens.length + pf.anonymous
     if (left === 0) pf.enabled = false
@@ -209,18 +222,25 @@ class Pfctl {
     if (kind === undefined) return this.#fail(1, `pfctl: Unknown show modifier '${what}'\n${usage}`)
     const parsed = this.#parsed(anchor)
     const names = this.#state.quirks.serviceNames ? serviceNames : new Map<number, string>()
+    let index = 0
     const line = (text: string): void => {
       this.#out += `${text}\n`
     }
     switch (kind) {
       case 'rules':
-        if (parsed === undefined) this.#err += 'pfctl: DIOCGETRULES: Invalid argument\n'
-        for (const rule of parsed?.statements ?? []) {
+        if (parsed === undefined || this.#value('a')?.endsWith('*') === true) {
+          this.#err += 'pfctl: DIOCGETRULES: Invalid argument\n'
+          break
+        }
+        for (const rule of parsed.statements) {
           const isShown =
             rule.kind === 'filter' ||
             rule.kind === 'anchor' ||
             (rule.kind === 'other' && rule.section === 'normalization')
-          if (isShown) line(formatRule(rule, names))
+          if (!isShown) continue
+          const verbosity = this.#options.verbosity
+          line(`${verbosity > 1 ? `@${String(index++)} ` : ''}${formatRule(rule, names)}`)
+          if (verbosity > 0) this.#out += counters
         }
         break
       case 'nat':
@@ -257,7 +277,11 @@ class Pfctl {
         break
       case 'Tables':
         for (const key of Object.keys(pf.tables).sort())
-          if (key.startsWith(`${anchor}\0`)) line(key.slice(anchor.length + 1))
+          if (key.startsWith(`${anchor}\0`)) {
+            const name = key.slice(anchor.length + 1)
+            const flags = `-${pf.tables[key]?.persist === true ? 'p' : '-'}a-r-`
+            line(this.#options.verbosity > 0 ? `${flags}\t${name}\t${anchor}` : name)
+          }
         break
       case 'labels':
         for (const rule of parsed?.statements ?? [])
@@ -298,6 +322,7 @@ class Pfctl {
       else if (left === '') Reflect.deleteProperty(pf.anchors, anchor)
       else pf.anchors[anchor] = left
       this.#tell(kind === 'nat' ? 'nat cleared\n' : 'rules cleared\n')
+      if (kind === 'all') this.#tell('nat cleared\ndummynet cleared\n')
     }
     if (kind === 'Tables' || kind === 'all') {
       const gone = Object.keys(pf.tables).filter((key) => key.startsWith(`${anchor}\0`))
@@ -308,13 +333,19 @@ class Pfctl {
       this.#tell(`${String(pf.states.length)} states cleared\n`)
       pf.states = []
     }
+    if (kind === 'all' && anchor === '') {
+      this.#tell(
+        'source tracking entries cleared\npf: statistics cleared\npf: interface flags reset\n',
+      )
+      pf.skipped = []
+    }
     return undefined
   }
 
   #kill(hosts: string[]): Answer | undefined {
     const { pf } = this.#state
     for (const host of hosts)
-      if (isIP(host.split('/')[0] ?? '') === 0)
+      if (isIP(host.split('/')[0] ?? '') === 0 && this.#state.hosts[host] === undefined)
         return this.#fail(1, 'pfctl: getaddrinfo: nodename nor servname provided, or not known\n')
     const is = (wanted: string | undefined, end: string): boolean => {
       if (wanted === undefined || wanted === '0.0.0.0/0' || wanted === '::/0') return true
@@ -333,7 +364,7 @@ class Pfctl {
     if (text === undefined)
       return this.#fail(
         1,
-        `pfctl: ${file}: No such file or directory\npfctl: cannot open the main config file!: No such file or directory\npfctl: Syntax error in config file: pf rules not loaded\n`,
+        `pfctl: ${file}: No such file or directory\npfctl: Syntax error in config file: pf rules not loaded\n`,
       )
     let parsed: Parsed
     try {
@@ -347,6 +378,8 @@ class Pfctl {
         this.#dry ? '' : 'pfctl: Syntax error in config file: pf rules not loaded\n',
       )
     }
+    if (this.#options.verbosity > 0)
+      for (const rule of parsed.statements) this.#out += `${formatRule(rule, new Map())}\n`
     if (this.#dry) return undefined
     if (quirks.busyLoads > 0) {
       quirks.busyLoads--
@@ -366,8 +399,10 @@ class Pfctl {
         (line) => !line.startsWith('table') && (loseRule === undefined || !line.includes(loseRule)),
       )
       .join('\n')
-    if (anchor === '') pf.main = rules
-    else {
+    if (anchor === '') {
+      pf.main = rules
+      pf.skipped = []
+    } else {
       pf.anchors[anchor] = rules
       // Parents are made implicitly.
       for (let parent = anchor; parent.includes('/');) {
@@ -377,6 +412,8 @@ class Pfctl {
     }
     for (const { name: table, persist, entries } of parsed.tables) {
       const key = `${anchor}\0${table}`
+      if (anchor !== '' && pf.tables[`\0${table}`] !== undefined)
+        this.#err += `pfctl: warning: namespace collision with <${table}> global table.\n`
       const addresses = entries ?? pf.tables[key]?.addresses ?? []
       pf.tables[key] = { addresses: [...new Set(addresses)].sort(), persist }
     }
@@ -451,7 +488,7 @@ class Pfctl {
         this.#tell('1 table deleted.\n')
         break
       case 'show':
-        for (const each of before) this.#out += `   ${each}\n`
+        for (const each of before) this.#out += `${each.startsWith('!') ? '  ' : '   '}${each}\n`
         break
       case 'test': {
         const hit = [...wanted].filter((each) => before.has(each)).length

@@ -16,7 +16,7 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
       return answer(
         0,
         '',
-        `listening on ${device}, link-type ${device === 'pflog0' ? 'PFLOG (OpenBSD pflog file)' : 'EN10MB (Ethernet)'}, snapshot length 524288 bytes\n`,
+        `tcpdump: verbose output suppressed, use -v[v]... for full protocol decode\nlistening on ${device}, link-type ${device === 'pflog0' ? 'PFLOG (OpenBSD pflog file)' : 'EN10MB (Ethernet)'}, snapshot length 524288 bytes\n`,
       )
     }
     case 'ps':
@@ -125,6 +125,9 @@ function neighbour(state: MacState, family: 4 | 6, args: readonly string[]): Ans
 }
 
 function chmod(state: MacState, args: readonly string[]): Answer {
+  if (args.includes('-R') && args.includes('-h'))
+    return answer(1, '', 'chmod: the -R and -h options may not be specified together\n')
+  if (state.euid !== 0) return answer(1, '', 'chmod: Operation not permitted\n')
   const [verb = '', entry = '', path = ''] = args[0] === '-R' ? args.slice(1) : args
   const name = /^user:(\S+) /.exec(entry)?.[1]
   if (verb !== '+a' && verb !== '-a')

@@ -52,7 +52,9 @@ export interface MacState {
   addresses: Record<string, string[]>
   /** Whose hardware address is known by hand: nobody answers for them. */
   neighbours: string[]
-  launchd: Record<string, { plist: string; state: string; disabled: boolean }>
+  launchd: Record<string, { plist: string; state: string }>
+  /** Labels that launchd does not start, over restarts. */
+  disabled: string[]
   processes: { pid: number; uid: number; command: string }[]
   acls: Record<string, string[]>
   /** path -> home directories and files that commands made. */
@@ -111,6 +113,7 @@ export function freshMac(): MacState {
     addresses: {},
     neighbours: [],
     launchd: {},
+    disabled: [],
     processes: [],
     acls: {},
     files: {
@@ -149,6 +152,8 @@ export function reboot(state: MacState): void {
   state.interfaces = state.interfaces.filter((name) => !/^(pflog|feth)/.test(name))
   Object.assign(state, { peers: {}, addresses: {}, neighbours: [] })
   state.processes = []
+  for (const path of Object.keys(state.acls))
+    if (path.startsWith('/var/run/')) Reflect.deleteProperty(state.acls, path)
   for (const path of Object.keys(state.files))
     if (path.startsWith('/var/run/')) Reflect.deleteProperty(state.files, path)
 }
