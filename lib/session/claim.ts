@@ -7,6 +7,7 @@ import { JailError } from '../errors.js'
 import { accountName } from '../plan/names.js'
 import type { Plan } from '../plan/types.js'
 import type { System } from '../system/types.js'
+import type { JailAccount } from './platform.js'
 import { entryVersion, isAlive, ownIdentity } from './registry.js'
 import type { Registry, RegistryEntry } from './registry.js'
 
@@ -44,8 +45,35 @@ export async function claimName(
       throw error
     }
   }
+  throw await takenBy(system, registry, jail)
+}
+
+/**
+ * Runs `work` on a jail's account while no jail of that name runs, and none can start. Call it under the lock.
+ * Throws NAME_TAKEN.
+ */
+export async function withoutJail<T>(
+  { system, registry }: { readonly system: System; readonly registry: Registry },
+  jail: string,
+  { name: user, uid, gid, home }: JailAccount,
+  work: () => Promise<T>,
+): Promise<T> {
+  const isClaimed = await registry.claim({
+    ...{ v: entryVersion, name: jail, uid, gid, user, home, isolation: 'namespace', policy: '' },
+    ...{ policies: [], cwd: '/', command: ['agentjail', 'account', 'remove', jail] },
+    ...{ since: system.now(), owner: await ownIdentity(system), phase: 'ending' },
+  })
+  if (!isClaimed) throw await takenBy(system, registry, jail)
+  try {
+    return await work()
+  } finally {
+    await registry.remove(jail)
+  }
+}
+
+async function takenBy(system: System, registry: Registry, jail: string): Promise<JailError> {
   const holder = await registry.read(jail)
-  throw nameTaken(jail, holder, holder !== undefined && (await isAlive(system, holder.owner)))
+  return nameTaken(jail, holder, holder !== undefined && (await isAlive(system, holder.owner)))
 }
 
 /** Each claims first and looks then: of two at the same instant one at least sees the other. */

@@ -3,6 +3,7 @@
  */
 import { exitCode, JailError } from '../../errors.js'
 import { parseJailName, accountName } from '../../plan/names.js'
+import { withoutJail } from '../../session/claim.js'
 import { collectDead, makeState, openContext } from '../../session/context.js'
 import { withLock } from '../../session/lock.js'
 import type { CommandIo } from '../io.js'
@@ -43,7 +44,9 @@ export async function accountCommand(
       hint: 'see: agentjail account list',
     })
   }
-  await withLock(context, () => context.platform.removeAccount(entry))
+  await withLock(context, () =>
+    withoutJail(context, jail, entry, () => context.platform.removeAccount(entry)),
+  )
   io.stdout.write(`removed ${name} and its home\n`)
   return exitCode.ok
 }
