@@ -8,7 +8,6 @@ import t, { type Test } from 'tap'
 import {
   cwd,
   eachCase,
-  eventually,
   gc,
   isolations,
   jailed,
@@ -96,38 +95,6 @@ const removal = async (t: Test, bench: Bench) => {
   t.comment(`${ran} ran, ${removed} removed, of ${2 * rounds}`)
 }
 
-/** The lock, as if a process that lives had it. */
-const locked = async ({ lab }: Bench) => {
-  const script = `boot=$(cat /proc/sys/kernel/random/boot_id)
-    start=$(sed 's/.*) //' /proc/1/stat | cut -d ' ' -f 20)
-    mkdir /run/agentjail.lock && : > /run/agentjail.lock/1-$start-$boot-0`
-  const { code, stderr } = await lab.run(['sh', '-ec', script])
-  if (code !== 0) throw new Error(stderr)
-  return () => lab.run(['rm', '-r', '/run/agentjail.lock'])
-}
-
-/** A start that has its name and no process yet; both wait for the lock. */
-const removalInBetween = async (t: Test, bench: Bench) => {
-  const { lab, isolation } = bench
-  // A namespace of its own needs no lock.
-  if (isolation === 'namespace') return
-  const entry = async () => (await lab.run(['cat', '/run/agentjail/jails/faults.json'])).code === 0
-  for (let round = 0; round < rounds; round++) {
-    const release = await locked(bench)
-    const start = run(bench, 'faults', 'until [ -e go ]; do sleep 0.02; done; id -un')
-    t.ok(await eventually(entry), `${round}: claimed`)
-    const removing = lab.agentjail(['account', 'remove', 'faults'])
-    await sleep(300)
-    await release()
-    const removed = await removing
-    lab.writeFile(`${cwd}/go`, '')
-    t.match(await start, { code: 0, stdout: 'aj-faults\n' }, `${round}: the start goes on`)
-    await lab.run(['rm', `${cwd}/go`])
-    t.equal(removed.code, 125, `${round}: nothing is removed`)
-    t.match(removed.stderr, /jail faults is (running already|just being cleared)|still has/)
-  }
-}
-
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 400_000
 t.setTimeout(2 * timeout)
@@ -138,7 +105,6 @@ for (const isolation of isolations) {
       'the same name': sameName,
       'starts and ends': startsAndEnds,
       'removal of the account': removal,
-      'removal between claim and launch': removalInBetween,
     }
     await eachCase(t, bench, timeout, cases, (t, name) => silence(t, bench.lab, name))
   })
