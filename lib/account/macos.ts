@@ -207,6 +207,7 @@ async function ensureHome(
   settings: Settings,
   account: AccountFacts,
 ): Promise<void> {
+  if (!account.exists) await removeStaleHome(system, settings, account)
   const stat = await system.lstat(account.home)
   if (stat === undefined) {
     // By hand: createhomedir answers 0 when it made nothing, and copies a template for people.
@@ -223,6 +224,20 @@ async function ensureHome(
       `the home ${account.home} of ${account.name} is not its own 0700 directory`,
       { hint: `sudo chown ${account.name}: ${account.home} && sudo chmod 0700 ${account.home}` },
     )
+}
+
+/** A removal that was killed took the record, and left the home to a uid that nobody has any more. */
+async function removeStaleHome(
+  system: System,
+  settings: Settings,
+  { home, uid }: AccountFacts,
+): Promise<void> {
+  const { first, last } = settings.uidRange
+  const stat = await system.lstat(home)
+  if (stat?.kind !== 'directory' || !home.startsWith(`${settings.homeDir}/`)) return
+  if (stat.uid === uid || stat.uid < first || stat.uid > last) return
+  const isSomebodys = (await listMacUsers(system)).some((user) => user.uid === stat.uid)
+  if (!isSomebodys) await system.removeDir(home)
 }
 
 async function listMacUsers(system: System): Promise<MacAccount[]> {

@@ -201,6 +201,24 @@ t.test('removal without Full Disk Access leaves the account whole', async (t) =>
   }
 })
 
+t.test('a removal killed before the home went does not keep the next account out', async (t) => {
+  const home = '/var/agentjail/home/bot'
+  for (const [owner, isKept] of [
+    [reserved.first + 9, false],
+    [501, true],
+  ] as const) {
+    const mac = new FakeMac()
+    mac.state.files[home] = { kind: 'directory', text: '', mode: 0o700, uid: owner, gid: owner }
+    mac.state.files[`${home}/old`] = { kind: 'file', text: '', mode: 0o600, uid: owner, gid: owner }
+    if (isKept) await t.rejects(make(mac), { message: /is not its own 0700 directory/ })
+    else {
+      await make(mac)
+      t.match(mac.state.files[home], { uid: reserved.first, mode: 0o700 })
+    }
+    t.equal(mac.state.files[`${home}/old`] !== undefined, isKept, "a person's stays")
+  }
+})
+
 t.test('a failure at every step leaves no half account', async (t) => {
   for (let at = 1; at < 200; at++) {
     const mac = new FakeMac()
