@@ -70,7 +70,7 @@ t.test('in a terminal', { timeout: 300_000 }, async (t) => {
   })
 
   await t.test('Ctrl-Z stops it, fg goes on', async (t) => {
-    const { enter, press, until } = await fresh(t)
+    const { enter, press, until, screen } = await fresh(t)
     await enter(`${run}bash -c 'echo started; read -r x; echo "read $x"'`)
     await until(t, /^started/m, 'runs')
     await press('C-z')
@@ -78,8 +78,11 @@ t.test('in a terminal', { timeout: 300_000 }, async (t) => {
     await enter('echo between')
     await until(t, /^between/m, 'and works')
     await enter('fg')
-    await sleep(500)
-    await enter('word')
+    // What is typed before the command has the terminal may be the shell's.
+    for (let i = 0; i < 20 && !/^read word/m.test(await screen()); i++) {
+      await sleep(500)
+      await enter('word')
+    }
     await until(t, /^read word/m, 'the command has it again')
   })
 
@@ -121,6 +124,53 @@ t.test('in a terminal', { timeout: 300_000 }, async (t) => {
       )
     },
   )
+
+  for (const [program, drawn, leave] of [
+    ['top', /%Cpu/, ['q']],
+    ['vi long.txt', /^first\nline\n/m, ['Escape', ':', 'q', '!', 'Enter']],
+  ] as const) {
+    await t.test(
+      `${program}: drawn, resized, stopped, continued, and denials at its end`,
+      async (t) => {
+        const { enter, press, resize, until, screen } = await fresh(t)
+        await enter(`clear; ${run}bash -c '(sleep 3; ${look}) & ${program}; wait'`)
+        await until(t, drawn, 'it draws')
+        await resize(100, 30)
+        await press('C-z')
+        await until(t, /Stopped[^]*ready>$/m, 'the shell has the terminal')
+        await enter('clear; fg')
+        await until(t, drawn, 'it has it again')
+        await sleep(4_000)
+        t.notMatch(await screen(), /blocked|evil/, 'nothing is written into it')
+        await press(...leave)
+        await until(
+          t,
+          /blocked by policy term:\n +evil\.example[^]*ready>$/m,
+          'told when it has ended',
+        )
+      },
+    )
+  }
+
+  await t.test('status --watch: in place, in 80 columns, ended by Ctrl-C', async (t) => {
+    const jail = lab.spawnAgentjail(['run', '-p', './term.yaml', '--', 'sleep', '1000'], {
+      cwd: '/srv/work',
+      timeout: 120_000,
+    })
+    const { enter, press, resize, until, screen } = await fresh(t)
+    await enter('clear; agentjail status --watch')
+    await until(t, /^term +term/m, 'the jail')
+    await resize(120, 30)
+    await sleep(2_500)
+    const text = await screen()
+    t.equal(text.match(/^term +term/gm)?.length, 1, 'drawn over, not under')
+    await press('C-c')
+    await until(t, /ready>$/m, 'ended')
+    await enter("clear; agentjail status | cat; agentjail status | grep -c $'\\e'")
+    await until(t, /^term +term[^]*^0$/m, 'piped: no escape sequence')
+    jail.kill('SIGTERM')
+    await jail.ended
+  })
 
   await t.test('a full-screen program keeps its screen', async (t) => {
     const { enter, press, until, screen } = await fresh(t)
