@@ -6,10 +6,12 @@ import { makeHello, serverName } from './gate-hellos.js'
 import { fuzzAnswer, fuzzQuery } from './fuzz/dns.js'
 import { fuzzHello, readSlowly } from './fuzz/hello.js'
 import { runs, seed } from './fuzz/random.js'
+import { fuzzRetry } from './fuzz/retry.js'
 
 t.test('parsers survive, and allow nothing wrongly', async (t) => {
   for (const [name, accepted] of [
     ['hello', await fuzzHello(runs, seed)],
+    ['retry', fuzzRetry(runs, seed)],
     ['query', await fuzzQuery(runs, seed)],
     ['answer', fuzzAnswer(runs, seed)],
   ] as const) {

@@ -7,6 +7,7 @@ import { once } from 'node:events'
 import tls from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { field, frame, preface, type } from './h2-frames.js'
 
 interface Gate {
   readonly process: ChildProcess
@@ -45,31 +46,6 @@ async function connect({ port, ca }: Gate, protocol: 'h2' | 'http/1.1'): Promise
   return socket
 }
 
-/** RFC 9113 §4.1. */
-function frame(
-  type: number,
-  flags: number,
-  stream: number,
-  payload: Buffer = Buffer.alloc(0),
-): Buffer {
-  const head = Buffer.alloc(9)
-  head.writeUIntBE(payload.length, 0, 3)
-  head.writeUInt8(type, 3)
-  head.writeUInt8(flags, 4)
-  head.writeUInt32BE(stream, 5)
-  return Buffer.concat([head, payload])
-}
-const type = { data: 0, headers: 1, reset: 3, settings: 4, ping: 6, continuation: 9 }
-const preface = Buffer.concat([
-  Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'),
-  frame(type.settings, 0, 0),
-])
-
-/** A field as a literal without indexing (RFC 7541 §6.2.2); name and value below 127 bytes. */
-function field(name: string, value: string): Buffer {
-  const [n, v] = [Buffer.from(name), Buffer.from(value)]
-  return Buffer.concat([Buffer.from([0, n.length]), n, Buffer.from([v.length]), v])
-}
 const request = (method: string): Buffer =>
   Buffer.concat([
     ...[field(':method', method), field(':scheme', 'https'), field(':path', '/x')],

@@ -5,11 +5,13 @@
 import { fuzzAnswer, fuzzQuery } from './dns.js'
 import { fuzzHello } from './hello.js'
 import { seed } from './random.js'
+import { fuzzRetry } from './retry.js'
 
 const runs = Number(process.env['FUZZ_N'] ?? 1_000_000)
 
 const results = {
   hello: await fuzzHello(runs, seed),
+  retry: fuzzRetry(runs, seed),
   query: await fuzzQuery(runs, seed),
   answer: fuzzAnswer(runs, seed),
 }
