@@ -236,12 +236,14 @@ export function jailTables(
       isOriginal: false,
       then: goto(chains.pass),
     })),
+    // Connections of the command's own: whoever connects to it from a port of that number gets no answer.
     ...(local ? plan.loopbackConnect : []).map((one): Rule => ({
       chain,
       to: at,
       out: 'lo',
       proto: 'tcp',
       dport: port(one),
+      isOriginal: true,
       then: pass,
     })),
     ...(plan.denied ?? [])

@@ -445,7 +445,8 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
   const loopback =
     plan.loopbackConnect.length === 0
       ? []
-      : loopbackRules(plan, names.chain, 'dport', plan.loopbackConnect, pass)
+      : // Connections of the command's own: whoever connects to it from a port of that number gets no answer.
+        loopbackRules(plan, names.chain, 'dport', plan.loopbackConnect, [original, ...pass])
   const served =
     plan.loopbackListen.length === 0
       ? []
