@@ -493,13 +493,16 @@ t.test('HTTP/2', async (t) => {
     head({ 'x-api-key': attacker }),
     head({ cookie: 'a=b' }),
     head({ ':path': '/x\\..\\y' }),
-    { ...head({ ':method': 'POST', 'content-length': '3' }), body: 'longer' },
     head({ ':path': '/last' }),
   ])
   t.same(
     replies.map(({ status }) => status),
-    [200, 403, 421, 421, 400, 421, 403, 403, 400, 0, 200],
+    [200, 403, 421, 421, 400, 421, 403, 403, 400, 200],
   )
+  // On newer Node its whole connection ends with it.
+  const mismatched = head({ ':method': 'POST', 'content-length': '3' })
+  const [longer] = await askHttp2(stage, [{ ...mismatched, body: 'longer' }])
+  t.equal(longer?.status, 0)
   t.same(
     stage.seen.map(({ url, body }) => [url, body]),
     [

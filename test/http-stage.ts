@@ -130,6 +130,8 @@ export async function openStage(options: StageOptions): Promise<Stage> {
   const plainOrigin = http.createServer(listener)
   for (const server of [origin, plainOrigin]) {
     if (options.onUpgrade !== undefined) server.on('upgrade', options.onUpgrade)
+    // One that ends within its TLS handshake is none that `closeAllConnections` knows.
+    server.on('connection', (socket) => sockets.add(socket))
   }
   const context: HttpContext = {
     findGrants: (name, port) =>
@@ -322,6 +324,8 @@ export async function askHttp2(
         ALPNProtocols: ['h2'],
       }),
   })
+  // Each stream says so too.
+  session.on('error', () => undefined)
   const out = []
   for (const { headers, body } of requests) {
     const stream = session.request(headers, { endStream: body === undefined })
