@@ -99,7 +99,7 @@ if (missing.length > 0) {
   run('/usr/bin/apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...missing])
 }
 unpackEngine()
-for (const directory of ['examples/bot', 'test/clients']) {
+for (const directory of ['examples/bot', 'test/clients', 'test/newer-node']) {
   const path = join(root, directory)
   if (existsSync(join(path, 'package.json'))) run('npm', ['ci', '--no-audit', '--no-fund'], path)
 }

@@ -12,6 +12,7 @@ export const highWaterMark = 256 * 1024
 export function pump(from: Readable, to: Writable): void {
   let isCorked = false
   const uncork = () => {
+    if (!isCorked) return
     isCorked = false
     to.uncork()
   }
@@ -26,6 +27,8 @@ export function pump(from: Readable, to: Writable): void {
     }
     if (!to.write(chunk)) from.pause()
   })
+  // Newer Node writes the end of a chunked body ahead of what is still held back.
+  from.once('end', uncork)
   to.on('drain', () => {
     from.resume()
   })
