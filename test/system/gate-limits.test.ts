@@ -1,9 +1,8 @@
 /**
  * What a policy's numbers and modes do at the gate, watched in a jail: upload budgets of a grant and of the jail, requests
- * a second, report mode on plain HTTP, what a refused Host is told, UDP grants over both families.
+ * a second, report mode on plain HTTP, what a refused Host is told.
  */
 import t, { type Test } from 'tap'
-import { evil } from '../lab/addresses.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import type { Isolation } from './faults-kit.js'
 
@@ -120,36 +119,6 @@ const reports = async (t: Test, lab: Lab) => {
   t.notMatch(told.stdout, /"yaml": "- shared-a/, 'not the name that is granted already')
 }
 
-/** Asks an echo server over UDP; prints the answer, or how it was refused. */
-const asks = (address: string) =>
-  `python3 -c '
-import socket
-s = socket.socket(socket.AF_INET6 if ":" in "${address}" else socket.AF_INET, socket.SOCK_DGRAM)
-s.settimeout(5)
-try:
-  s.connect(("${address}", 51820)); s.send(b"hello"); print("heard", s.recv(100))
-except OSError as e: print("refused", type(e).__name__, e.errno)
-'`
-
-const datagrams = async (t: Test, lab: Lab) => {
-  const policy = `network:
-  cidrs:
-    - { cidr: ${evil.v4}/32, ports: [51820], proto: udp }
-    - { cidr: '${evil.v6}/128', ports: [51820], proto: udp }
-`
-  const script = `${asks(evil.v4)}\n${asks(evil.v6)}`
-  const uid = await inJail(lab, 'udpuid', policy, script, 'uid')
-  t.match(uid.stdout, /^heard .*\nheard .*\n$/, 'uid: both families')
-  const namespace = await inJail(lab, 'udpns', policy, script)
-  t.match(
-    namespace.stdout,
-    /^heard .*\nrefused (?!TimeoutError).*\n$/,
-    'namespace: IPv4; IPv6 is refused at once',
-  )
-  const denied = namespace.log.split('\n').find((each) => each.includes(evil.v6))
-  t.match(denied, /"port":51820/, 'with its address in the log')
-}
-
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 200_000
 t.setTimeout(4 * timeout)
@@ -159,5 +128,4 @@ t.test('numbers and modes', { timeout: 4 * timeout }, async (t) => {
   lab.writeFile(`${cwd}/README`, 'a workspace\n')
   await t.test('budgets', { timeout }, (t) => budgets(t, lab))
   await t.test('report mode, and what a wrong Host is told', { timeout }, (t) => reports(t, lab))
-  await t.test('UDP', { timeout }, (t) => datagrams(t, lab))
 })
