@@ -344,6 +344,8 @@ function runTests(): void {
   t.test('config: every mistake with its place, all at once', (t) => {
     const rows = [
       ['uidRange: 5-10', 'c:1:11: uidRange lies within 100000-2147352575'],
+      // Below macOS's UID_MAX, 2147483647, too.
+      ['uidRange: 2147483600-2147483646', 'c:1:11: uidRange lies within 100000-2147352575'],
       ['uidRange: 200000-200003', 'c:1:11: uidRange holds at least 16 ids, first before last'],
       ['uidRange: lots', 'c:1:11: uidRange is FIRST-LAST, e.g. 1900000000-1900099999'],
       ['logDir: ../x', 'c:1:9: an absolute path of plain letters, e.g. /var/log/agentjail'],

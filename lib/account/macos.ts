@@ -67,6 +67,11 @@ export async function listMacAccounts(system: System): Promise<MacAccount[]> {
   return (await listMacUsers(system)).filter(({ comment }) => comment.startsWith('agentjail '))
 }
 
+/** The home of any account, people's too; undefined: the directory has none with this uid. */
+export async function macHomeOf(system: System, uid: number): Promise<string | undefined> {
+  return (await listMacUsers(system)).find((user) => user.uid === uid)?.home
+}
+
 /**
  * Ends nothing: refuses while a process of the uid lives. Record first, home after: a refused removal leaves the
  * account whole, locked, and denied by the firewall. Under the lock.

@@ -6,8 +6,8 @@ import { homedir, hostname, networkInterfaces, release } from 'node:os'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { isIP } from 'node:net'
-import { parsePasswd } from '../account/passwd.js'
 import type { System } from '../system/types.js'
+import type { Platform } from './platform.js'
 
 /** nameserver lines of resolv.conf(5); none: the local host, as the resolver library takes it. */
 export async function hostResolvers(system: System): Promise<{ address: string; port: number }[]> {
@@ -43,14 +43,13 @@ export function callerIdentity(): { uid: number; gid: number } {
   return { uid: number('SUDO_UID') ?? uid, gid: number('SUDO_GID') ?? gid }
 }
 
-/** The caller's home: through sudo HOME is root's. `/` for an account that passwd(5) does not have. */
+/** The caller's home: through sudo HOME is root's. `/` for an account that the system does not tell of. */
 export async function callerHome(
-  system: Pick<System, 'readFile'>,
+  platform: Pick<Platform, 'homeOf'>,
   callerUid: number,
 ): Promise<string> {
   if (callerUid === process.getuid?.()) return homedir()
-  const accounts = parsePasswd((await system.readFile('/etc/passwd')) ?? '')
-  const home = accounts.find(({ uid }) => uid === callerUid)?.home ?? process.env['SUDO_HOME']
+  const home = (await platform.homeOf(callerUid)) ?? process.env['SUDO_HOME']
   return home?.startsWith('/') === true ? home : '/'
 }
 

@@ -2,6 +2,7 @@
  * Linux, as commands see it.
  */
 import { findAccount, listAccounts, removeAccount } from '../account/linux.js'
+import { parsePasswd } from '../account/passwd.js'
 import { isTerminalBusy } from '../audit/terminal.js'
 import { JailError } from '../errors.js'
 import { findTools } from '../system/tools.js'
@@ -24,6 +25,10 @@ export function linuxPlatform(context: () => LinuxContext): Platform {
       throw new JailError('LAUNCH', 'core dumps of agentjail itself cannot be switched off', {
         hint: 'keys would be in them: start it with ulimit -c 0',
       })
+    },
+    homeOf: async (uid) => {
+      const accounts = parsePasswd((await context().system.readFile('/etc/passwd')) ?? '')
+      return accounts.find((account) => account.uid === uid)?.home
     },
     findAccount: (request) => findAccount(context().system, context().config, request),
     listAccounts: () => listAccounts(context().system),

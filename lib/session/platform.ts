@@ -41,6 +41,8 @@ export interface JailAccount {
 export interface Platform {
   /** From here on neither this process nor what it starts leaves its memory, which holds keys, in a file. */
   forbidCoreDumps(): Promise<void>
+  /** The home of the account with this uid, as the system keeps it; undefined: it tells of none. */
+  homeOf(uid: number): Promise<string | undefined>
   /** What would be used or made; changes nothing. */
   findAccount(request: AccountRequest): Promise<AccountFacts>
   listAccounts(): Promise<readonly JailAccount[]>

@@ -8,6 +8,8 @@ import {
   removeMacAccount,
 } from '../../lib/account/macos.js'
 import { parseRecord } from '../../lib/account/dscl.js'
+import { callerHome } from '../../lib/session/host.js'
+import { macPlatform } from '../../lib/session/macos/platform.js'
 import { parseJailName } from '../../lib/plan/names.js'
 import type { Settings } from '../../lib/plan/types.js'
 import { FakeMac } from './model/system.js'
@@ -245,6 +247,14 @@ t.test('a failure at every step leaves no half account', async (t) => {
     )
   }
   t.fail('never finished')
+})
+
+t.test("a caller's home is the directory's, which /etc/passwd does not have", async (t) => {
+  const mac = new FakeMac()
+  const [system, config] = [mac, { ...settings, upstreams: [] }]
+  const parts = { system, config } as unknown as Parameters<typeof macPlatform>[0]
+  t.equal(await callerHome(macPlatform(parts), 501), '/Users/admin')
+  t.equal(await callerHome(macPlatform(parts), 502), process.env['SUDO_HOME'] ?? '/')
 })
 
 t.test('records as dscl shows them', async (t) => {

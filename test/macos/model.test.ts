@@ -272,6 +272,16 @@ t.test('launchd, devices, access lists', (t) => {
   t.match(acl('+a', 'none'), { code: 1, stderr: /Unable to translate 'none' to a UID\/GID/ })
   t.equal(acl('-a').code, 0)
   t.match(acl('-a'), { code: 1, stderr: /No matching ACL entry/ })
+  state.owners['/x'] = 0
+  const as = (user: string, verb: string) =>
+    runTool(
+      state,
+      ['/usr/bin/sudo', '-n', '-u', user, '--', '/bin/chmod', verb, 'user:admin allow read', '/x'],
+      '',
+    )
+  t.match(as('admin', '+a'), { code: 1, stderr: /Operation not permitted/ }, 'not his')
+  t.match(as('none', '+a'), { code: 1, stderr: 'sudo: unknown user none\n' })
+  t.equal(as('root', '+a').code, 0)
   t.match(run('chmod -R -h +a x /x'), { code: 1, stderr: /may not be specified together/ })
   t.equal(runTool(state, ['/usr/bin/pfctl', '-sr'], '').code, 127, 'each has one place')
   t.end()

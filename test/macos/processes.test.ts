@@ -261,7 +261,10 @@ t.test('the command line: run, and gc after a crash', async (t) => {
 
   const entry = `user:aj-cli allow list`
   await system.run(['/bin/chmod', '-R', '+a', entry, workspace])
-  writeFileSync(join(stateDir, 'shared-cli.json'), JSON.stringify([[entry, workspace]]))
+  writeFileSync(
+    join(stateDir, 'shared-cli.json'),
+    JSON.stringify({ jail: 'aj-cli', shares: [{ entry, path: workspace, as: 'admin' }] }),
+  )
   const owner = { pid: 1, start: 1, boot: 'another' }
   const dead = { v: 1, name: 'cli', uid: account?.uid, user: 'aj-cli', isolation: 'uid', owner }
   writeFileSync(join(stateDir, 'jails', 'cli.json'), JSON.stringify(dead))

@@ -3,7 +3,7 @@
  * `sudo node dist/test/macos/real-mac.js`. Run by .github/workflows/macos.yml; changes pf and accounts.
  */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { chownSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { networkInterfaces } from 'node:os'
 import { join } from 'node:path'
 import { findMacAccount, listMacAccounts, removeMacAccount } from '../../lib/account/macos.js'
@@ -47,6 +47,7 @@ const backend = pfBackend({
 })
 const jail = parseJailName('real-mac')
 const cwd = mkdtempSync('/private/tmp/agentjail-real-')
+chownSync(cwd, Number(process.env['SUDO_UID'] ?? 501), 20)
 let failures = 0
 
 mkdirSync(join(settings.stateDir, 'jails'), { recursive: true, mode: 0o700 })

@@ -120,6 +120,7 @@ t.test('the printer refuses values that no type should have let in', async (t) =
   const cases: [string, Partial<PfRule>][] = [
     ['user root', { user: { kind: 'is', uid: 0 } }],
     ['user beyond 32 bits', { user: { kind: 'is', uid: 0xffff_ffff } }],
+    ["macOS's number for no user", { user: { kind: 'is', uid: 0x7fff_ffff } }],
     ['empty uid range', { user: { kind: 'between', above: 5, below: 6 } }],
     ['port 0', { to: { address: { kind: 'any' }, port: { op: '=', port: 0 } } }],
     [

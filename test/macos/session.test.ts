@@ -6,7 +6,9 @@ import t from 'tap'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import { JailError } from '../../lib/errors.js'
 import type { MacLaunchRequest } from '../../lib/launch/macos/launch.js'
+import { shareWorkspace } from '../../lib/launch/macos/workspace.js'
 import type { Ending } from '../../lib/launch/types.js'
+import { sharerFor } from '../../lib/session/macos/sharer.js'
 import { darwinSystem } from '../../lib/session/macos/system.js'
 import { macSetupSteps } from '../../lib/setup/macos.js'
 import { play, type Flow } from './flows.js'
@@ -15,7 +17,17 @@ import { FakeMac } from './model/system.js'
 import { worldOf } from './model/world.js'
 import { grant, policy } from './policies.js'
 import { reserved, selfAddresses } from './rulesets.js'
-import { mail, prepared, reaches, server, settings, snapshot, stage, uid } from './session-kit.js'
+import {
+  mail,
+  planOf,
+  prepared,
+  reaches,
+  server,
+  settings,
+  snapshot,
+  stage,
+  uid,
+} from './session-kit.js'
 
 t.test('a session', async (t) => {
   const mac = await prepared()
@@ -83,6 +95,75 @@ t.test('a session', async (t) => {
     run.notices.filter((text) => !text.includes('staff')),
     [/pin was refused: 10\.0\.0\.1/],
   )
+})
+
+t.test('access lists: a link that is swapped into the workspace leads nowhere', async (t) => {
+  const work = '/Users/Shared/work'
+  const foreign = '/etc/sudoers'
+  const own = '/Users/Shared/work/made-before'
+  const mac = await prepared()
+  mac.state.owners = { [foreign]: 0, [own]: uid }
+  mac.state.below = { [work]: [foreign, own] }
+  const before = snapshot(mac)
+  const run = stage(mac, async () => {
+    t.equal(mac.state.acls[work]?.length, 4)
+    t.equal(mac.state.acls[own]?.length, 4, 'what the jail made at an earlier run is shared too')
+    t.equal(mac.state.acls[foreign], undefined, "root's file is not reached")
+    mac.state.acls[foreign] = [...(mac.state.acls[work] ?? []), 'user:admin allow read']
+    return { code: 0 }
+  })
+  t.strictSame(await run.warden.run(), { code: 0 })
+  t.equal(mac.state.acls[foreign]?.length, 5, 'nor when the workspace is taken back')
+  Reflect.deleteProperty(mac.state.acls, foreign)
+  t.equal(snapshot(mac), before)
+  const chmods = mac.state.calls.filter(([program]) => program === '/bin/chmod').length
+  const asRoot = mac.state.calls.filter(
+    ([program, , , user]) => program === '/usr/bin/sudo' && user === 'root',
+  )
+  t.ok(chmods > 0)
+  t.strictSame(asRoot, [])
+})
+
+t.test('access lists: of whom, where root called', async (t) => {
+  const work = '/Users/Shared/work'
+  const spec = (exists: boolean) => planOf(mail, exists).plan.launch
+  const directory = (owner: number, mode = 0o755) =>
+    ({ kind: 'directory', text: '', mode, uid: owner, gid: 0 }) as const
+  const mac = await prepared()
+  mac.state.users['aj-bot'] ??= { UniqueID: [String(uid)] }
+  await t.rejects(shareWorkspace(mac, spec(true), await sharerFor(mac, 0)), {
+    message: /does not exist/,
+  })
+  Object.assign(mac.state.files, { [work]: directory(501) })
+  mac.state.below = { [work]: ['/etc/sudoers'] }
+  mac.state.owners = { '/etc/sudoers': 0 }
+  const undo = await shareWorkspace(mac, spec(true), await sharerFor(mac, 0))
+  t.equal(mac.state.acls[work]?.length, 2, "by its owner, for the jail's user")
+  t.equal(mac.state.acls['/etc/sudoers'], undefined)
+  t.strictSame(await undo(), [])
+  t.strictSame(Object.values(mac.state.acls).flat(), [])
+
+  Object.assign(mac.state.files, { [work]: directory(0), '/Users/Shared': directory(0, 0o777) })
+  mac.state.owners[work] = 0
+  await t.rejects(shareWorkspace(mac, spec(true), await sharerFor(mac, 0)), {
+    code: 'LAUNCH',
+    message: /root's, and \/Users\/Shared can be changed by others/,
+  })
+  Object.assign(mac.state.files, {
+    '/Users/Shared': directory(0, 0o1777),
+    '/Users': directory(0),
+    '/': directory(0),
+  })
+  const undoRoot = await shareWorkspace(mac, spec(true), await sharerFor(mac, 0))
+  t.equal(mac.state.acls[work]?.length, 2)
+  t.equal(mac.state.acls['/etc/sudoers'], undefined, "below root's own nothing is walked")
+  t.strictSame(await undoRoot(), [])
+  await t.rejects(shareWorkspace(mac, spec(true), await sharerFor(mac, 501)), {
+    code: 'LAUNCH',
+    message: /Operation not permitted/,
+    hint: /must belong to admin/,
+  })
+  t.strictSame(Object.values(mac.state.acls).flat(), [])
 })
 
 t.test('a reload while it runs', async (t) => {

@@ -161,9 +161,9 @@ function checkedPort(port: number): number {
   return port
 }
 
-/** pf reserves 4294967295 for "no such user". */
+/** pf on macOS takes UID_MAX (2147483647, <sys/syslimits.h>) for "no such user". */
 function checkedUid(uid: number): number {
-  if (!Number.isInteger(uid) || uid < 1 || uid >= 0xffff_ffff) throw bug('uid', String(uid))
+  if (!Number.isInteger(uid) || uid < 1 || uid >= 0x7fff_ffff) throw bug('uid', String(uid))
   return uid
 }
 

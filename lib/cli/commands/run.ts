@@ -175,7 +175,7 @@ async function joinJail(args: RunArgs, name: string): Promise<Ending> {
 /** Values for the policy's credential slots, and what the command sees of them. Nothing is loaded where there are none. */
 async function findCredentials(
   policy: Policy,
-  { system, platform }: Pick<Context, 'system' | 'platform'>,
+  { platform }: Pick<Context, 'platform'>,
   caller: { uid: number; gid: number },
 ): Promise<FoundCredentials> {
   if (policy.credentials.size === 0) return { policy, resolved: [], env: new Map() }
@@ -186,7 +186,7 @@ async function findCredentials(
   const { credentialEnvironment } = await import('../../credentials/environment.js')
   const facts = {
     callerEnv: process.env,
-    caller: { ...caller, home: await callerHome(system, caller.uid) },
+    caller: { ...caller, home: await callerHome(platform, caller.uid) },
     isRootPolicy: caller.uid === 0,
   }
   const resolved = await resolveCredentials(policy.credentials.values(), facts)

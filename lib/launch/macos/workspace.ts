@@ -1,12 +1,15 @@
 /**
  * Lets the service user write where the policy says, and the caller keep access to what it makes: by access lists.
- * Invariant: what was added is taken away at the end; owner, group and mode of files stay as they are.
+ * Invariants: what was added is taken away at the end; owner, group and mode of files stay as they are. Entries are
+ * changed with the rights of who owns the files, never with root's: a link or another file that is put in the way
+ * meanwhile leads only to what its owner may change anyway.
  */
 import { JailError } from '../../errors.js'
-import type { System } from '../../system/types.js'
+import type { CommandResult, System } from '../../system/types.js'
 import type { LaunchSpec } from '../types.js'
 
 const chmod = '/bin/chmod'
+const sudo = '/usr/bin/sudo'
 /** Large workspaces take a while. */
 const timeout = 120_000
 
@@ -22,45 +25,65 @@ const rights = [
 /** Undoes it; what could not be undone, in words. */
 export type Unshare = () => Promise<readonly string[]>
 
+export interface Sharer {
+  readonly caller: string | undefined
+  readonly sharerOf: (path: string) => Promise<string>
+}
+
+interface Share {
+  /** Of chmod(1), e.g. `user:aj-bot allow list`. */
+  readonly entry: string
+  readonly path: string
+  /** Account with whose rights lists are changed. */
+  readonly as: string
+}
+
 /**
- * `caller`: name of the account that called; absent for root, who needs none. `journal`: path of a file of root's
- * that says what is shared, written before, removed after: see `takeBackShares`.
+ * `caller`: name of the account that called; absent for root, who needs no entry. `sharerOf`: the account with whose
+ * rights a place is shared.
+ * `journal`: path of a file of root's that says what is shared, written before, removed after: see `takeBackShares`.
  * @throws JailError LAUNCH; what was added by then is taken away again.
  */
 export async function shareWorkspace(
   system: System,
   spec: LaunchSpec,
-  caller: string | undefined,
+  { caller, sharerOf }: Sharer,
   journal?: string,
 ): Promise<Unshare> {
-  const places = writablePlaces(spec)
-  const entries: (readonly [entry: string, path: string])[] = []
-  for (const name of [spec.user.name, ...(caller === undefined ? [] : [caller])])
-    for (const path of places)
-      for (const right of rights) entries.push([`user:${name} allow ${right}`, path])
-  const added: (readonly [entry: string, path: string])[] = []
+  const jail = spec.user.name
+  const shares: Share[] = []
+  for (const path of writablePlaces(spec)) {
+    const as = await sharerOf(path)
+    for (const name of [jail, ...(caller === undefined ? [] : [caller])])
+      for (const right of rights) shares.push({ entry: `user:${name} allow ${right}`, path, as })
+  }
+  const added: Share[] = []
   const undo: Unshare = async () => {
     const lines: string[] = []
-    for (const [entry, path] of added.splice(0).reverse()) {
-      const { code, stderr } = await system.run([chmod, '-R', '-a', entry, path], { timeout })
-      if (code !== 0) lines.push(`an access list of ${path} keeps an entry: ${firstLine(stderr)}`)
+    for (const share of added.splice(0).reverse()) {
+      const { code, stderr } = await change(system, '-a', share, jail)
+      if (code !== 0)
+        lines.push(`an access list of ${share.path} keeps an entry: ${firstLine(stderr)}`)
     }
     // What could not be taken away stays written down.
     if (journal !== undefined && lines.length === 0) await system.removeFile(journal)
     return lines
   }
-  if (journal !== undefined) await system.writeFile(journal, JSON.stringify(entries), 0o600)
-  for (const [entry, path] of entries) {
-    added.push([entry, path])
-    const { code, stderr } = await system.run([chmod, '-R', '+a', entry, path], { timeout })
+  if (journal !== undefined)
+    await system.writeFile(journal, JSON.stringify({ jail, shares }), 0o600)
+  for (const share of shares) {
+    added.push(share)
+    const { code, stderr } = await change(system, '+a', share, jail)
     if (code === 0) continue
+    // Where it stopped half way; the place itself has no such entry to give back.
     added.pop()
+    await change(system, '-a', share, jail)
     await undo()
     throw new JailError(
       'LAUNCH',
-      `${path} cannot be shared with ${spec.user.name}: ${firstLine(stderr)}`,
+      `${share.path} cannot be shared with ${jail}: ${firstLine(stderr)}`,
       {
-        hint: 'macOS keeps Documents, Desktop, Downloads and other volumes closed: work below /Users/Shared, or give Full Disk Access',
+        hint: `it must belong to ${share.as}, as whom it is shared; macOS keeps Documents, Desktop, Downloads and other volumes closed: work below /Users/Shared, or give Full Disk Access`,
       },
     )
   }
@@ -75,30 +98,73 @@ export async function shareWorkspace(
 export async function takeBackShares(system: System, journal: string): Promise<void> {
   const text = await system.readFile(journal)
   if (text === undefined) return
-  for (const [entry, path] of parseJournal(text, journal).reverse()) {
-    const { code, stderr } = await system.run([chmod, '-R', '-a', entry, path], { timeout })
-    if (code !== 0 && !/No matching ACL|No such file|Unable to translate/.test(stderr))
-      throw new JailError('STATE', `an access list of ${path} keeps an entry: ${firstLine(stderr)}`)
+  const { jail, shares } = parseJournal(text, journal)
+  for (const share of [...shares].reverse()) {
+    const { code, stderr } = await change(system, '-a', share, jail)
+    if (code !== 0 && !/Unable to translate|unknown user/.test(stderr))
+      throw new JailError(
+        'STATE',
+        `an access list of ${share.path} keeps an entry: ${firstLine(stderr)}`,
+      )
   }
   await system.removeFile(journal)
 }
 
-function parseJournal(text: string, path: string): (readonly [entry: string, path: string])[] {
+/** Lines of chmod(1) on files of other accounts, which stay as they are, and on files that went meanwhile. */
+const passedOver = /Operation not permitted|Permission denied|No such file|No matching ACL/
+
+/**
+ * Below a place the files of two accounts are changed: of who shares it, and of the jail's own user, which made some at
+ * an earlier run. The answer is that for the place itself.
+ */
+async function change(
+  system: System,
+  verb: '+a' | '-a',
+  { entry, path, as }: Share,
+  jail: string,
+): Promise<CommandResult> {
+  const run = (user: string, ...args: string[]): Promise<CommandResult> =>
+    system.run([sudo, '-n', '-u', user, '--', chmod, ...args, verb, entry, path], { timeout })
+  // Only itself, and no link in its place: with root's rights nothing below may be walked that others can change.
+  if (as === 'root') return gone(verb, await run(as, '-h'))
+  const all = await run(as, '-R', '-P')
+  const lines = all.stderr.split('\n').filter((line) => line !== '')
+  if (all.code !== 0 && !(lines.length > 0 && lines.every((line) => passedOver.test(line))))
+    return all
+  if (jail !== as) await run(jail, '-f', '-R', '-P')
+  return all.code === 0 ? all : gone(verb, await run(as, '-h'))
+}
+
+/** What is not there has been taken away. */
+function gone(verb: '+a' | '-a', result: CommandResult): CommandResult {
+  const isGone = verb === '-a' && /No matching ACL|No such file/.test(result.stderr)
+  return isGone ? { ...result, code: 0 } : result
+}
+
+function parseJournal(text: string, path: string): { jail: string; shares: readonly Share[] } {
   const bad = new JailError('STATE', `the state file ${path} cannot be used`, {
     hint: 'see which access lists are left with: ls -led; then remove the file',
   })
-  let value: unknown
+  const isAccount = (name: unknown): name is string =>
+    typeof name === 'string' && /^[A-Za-z0-9_][A-Za-z0-9_.-]*$/.test(name)
+  let value: { readonly jail?: unknown; readonly shares?: unknown } | null
   try {
-    value = JSON.parse(text)
+    value = JSON.parse(text) as typeof value
   } catch {
     throw bad
   }
-  if (!Array.isArray(value)) throw bad
-  return value.map((one: unknown) => {
-    const [entry, place] = Array.isArray(one) ? (one as unknown[]) : []
-    if (typeof entry !== 'string' || typeof place !== 'string' || !place.startsWith('/')) throw bad
-    return [entry, place] as const
-  })
+  const { jail, shares } = value ?? {}
+  if (!isAccount(jail) || !Array.isArray(shares)) throw bad
+  return {
+    jail,
+    shares: shares.map((one: Partial<Record<keyof Share, unknown>> | null) => {
+      const { entry, path: place, as } = one ?? {}
+      if (typeof entry !== 'string' || typeof place !== 'string' || !place.startsWith('/'))
+        throw bad
+      if (!isAccount(as)) throw bad
+      return { entry, path: place, as }
+    }),
+  }
 }
 
 /** The working directory, unless the policy names what may be written; homes and relative names made absolute. */

@@ -3,14 +3,13 @@
  * Invariant: whatever becomes of the start, the undo stack or the failing step itself takes it away again.
  */
 import { rootCertificates } from 'node:tls'
-import { listRecords } from '../../account/dscl.js'
 import { JailError } from '../../errors.js'
 import type { MacLaunchRequest } from '../../launch/macos/launch.js'
 import { shareWorkspace } from '../../launch/macos/workspace.js'
 import type { Facts, Plan } from '../../plan/types.js'
-import type { System } from '../../system/types.js'
 import type { Undo } from '../undo.js'
 import { caPaths, sharePath, type MacParts } from './parts.js'
+import { sharerFor } from './sharer.js'
 
 interface Place {
   readonly parts: Pick<MacParts, 'system' | 'settings'>
@@ -74,18 +73,11 @@ async function makeTemporary({ parts: { system }, plan: { account } }: Place): P
 }
 
 async function share({ parts: { system, settings }, plan, facts, undo }: Place): Promise<void> {
-  const caller = await callerName(system, facts)
+  const sharer = await sharerFor(system, facts.caller.uid)
   const journal = sharePath(settings.stateDir, plan.jail)
-  const unshare = await shareWorkspace(system, plan.launch, caller, journal)
+  const unshare = await shareWorkspace(system, plan.launch, sharer, journal)
   undo.push('take the shared workspace back', 'owed', async () => {
     const [line] = await unshare()
     if (line !== undefined) throw new JailError('STATE', line)
   })
-}
-
-/** Undefined for root, who needs no list. */
-async function callerName(system: System, { caller: { uid } }: Facts): Promise<string | undefined> {
-  if (uid === 0) return undefined
-  const users = await listRecords(system, 'Users', 'UniqueID')
-  return [...users].find(([, text]) => text === String(uid))?.[0]
 }

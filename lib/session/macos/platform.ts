@@ -2,7 +2,12 @@
  * macOS, as commands see it: pf, dscl, launchctl, put together.
  * Invariant: `isolation` is always `uid`; who named another is told.
  */
-import { findMacAccount, listMacAccounts, removeMacAccount } from '../../account/macos.js'
+import {
+  findMacAccount,
+  listMacAccounts,
+  macHomeOf,
+  removeMacAccount,
+} from '../../account/macos.js'
 import type { AuditLog } from '../../audit/log.js'
 import { isCanonical } from '../../audit/terminal.js'
 import type { Backend } from '../../backend/types.js'
@@ -38,6 +43,7 @@ export function macPlatform(parts: MacPlatformParts): Platform {
   return {
     // launchd's default is none, and macOS has no program that changes the limit of a running process.
     forbidCoreDumps: () => Promise.resolve(),
+    homeOf: (uid) => macHomeOf(system, uid),
     findAccount: (request) => findMacAccount(system, config, request),
     listAccounts: () => listMacAccounts(system),
     removeAccount: (account) => removeMacAccount(system, config, account),

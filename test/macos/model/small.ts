@@ -124,11 +124,11 @@ function neighbour(state: MacState, family: 4 | 6, args: readonly string[]): Ans
   return answer()
 }
 
+/** As the euid says. With -R also what a link that is swapped into the path meanwhile leads to. */
 function chmod(state: MacState, args: readonly string[]): Answer {
   if (args.includes('-R') && args.includes('-h'))
     return answer(1, '', 'chmod: the -R and -h options may not be specified together\n')
-  if (state.euid !== 0) return answer(1, '', 'chmod: Operation not permitted\n')
-  const [verb = '', entry = '', path = ''] = args[0] === '-R' ? args.slice(1) : args
+  const [verb = '', entry = '', path = ''] = args.filter((arg) => !/^-[fhRP]$/.test(arg))
   const name = /^user:(\S+) /.exec(entry)?.[1]
   if (verb !== '+a' && verb !== '-a')
     return answer(
@@ -138,10 +138,20 @@ function chmod(state: MacState, args: readonly string[]): Answer {
     )
   if (name === undefined || state.users[name] === undefined)
     return answer(1, '', `chmod: Unable to translate '${name ?? ''}' to a UID/GID\n`)
+  const below = args.includes('-R') ? (state.below[path] ?? []) : []
+  const lines = [path, ...below].map((each) => changeList(state, verb, entry, each))
+  const stderr = args.includes('-f') ? '' : lines.join('')
+  return answer(lines.some((line) => line !== '') ? 1 : 0, '', stderr)
+}
+
+function changeList(state: MacState, verb: '+a' | '-a', entry: string, path: string): string {
+  const owner = state.owners[path] ?? 501
   const list = state.acls[path] ?? []
-  if (verb === '-a') {
-    if (!list.includes(entry)) return answer(1, '', `chmod: No matching ACL entry: ${path}\n`)
-    state.acls[path] = list.filter((each) => each !== entry)
-  } else if (!list.includes(entry)) state.acls[path] = [...list, entry]
-  return answer()
+  const has = list.includes(entry)
+  if (verb === '-a' && !has) return `chmod: No matching ACL entry: ${path}\n`
+  if (state.euid !== 0 && state.euid !== owner)
+    return `chmod: Failed to set ACL on file '${path}': Operation not permitted\n`
+  if (verb === '-a') state.acls[path] = list.filter((each) => each !== entry)
+  else if (!has) state.acls[path] = [...list, entry]
+  return ''
 }

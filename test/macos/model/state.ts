@@ -57,6 +57,10 @@ export interface MacState {
   disabled: string[]
   processes: { pid: number; uid: number; command: string }[]
   acls: Record<string, string[]>
+  /** Path -> uid, for access lists; of others it is the person's. */
+  owners: Record<string, number>
+  /** Path -> what a walk below it comes to, through links that are swapped in meanwhile too. */
+  below: Record<string, string[]>
   /** path -> home directories and files that commands made. */
   files: Record<
     string,
@@ -116,6 +120,8 @@ export function freshMac(): MacState {
     disabled: [],
     processes: [],
     acls: {},
+    owners: {},
+    below: {},
     files: {
       '/etc/services': {
         kind: 'file',

@@ -17,10 +17,30 @@ export function runTool(state: MacState, argv: readonly string[], input: string)
       return pfctl(state, args, input)
     case 'launchctl':
       return launchctl(state, args)
+    case 'sudo':
+      return sudo(state, args, input)
     case 'perl':
       return enabledByPerl(state, args)
     default:
       return directoryTool(state, name, args) ?? smallTool(state, name, args)
+  }
+}
+
+/** `sudo -n -u NAME -- COMMAND`, from root, who is asked for no password. */
+function sudo(
+  state: MacState,
+  [n, u, name = '', dashes, ...argv]: readonly string[],
+  input: string,
+): Answer {
+  if (n !== '-n' || u !== '-u' || dashes !== '--') return answer(1, '', 'usage: sudo\n')
+  if (state.euid !== 0) return answer(1, '', 'sudo: a password is required\n')
+  const uid = state.users[name]?.['UniqueID']?.[0]
+  if (uid === undefined) return answer(1, '', `sudo: unknown user ${name}\n`)
+  state.euid = Number(uid)
+  try {
+    return runTool(state, argv, input)
+  } finally {
+    state.euid = 0
   }
 }
 
