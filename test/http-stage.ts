@@ -131,7 +131,7 @@ export async function openStage(options: StageOptions): Promise<Stage> {
   for (const server of [origin, plainOrigin]) {
     if (options.onUpgrade !== undefined) server.on('upgrade', options.onUpgrade)
     // One that ends within its TLS handshake is none that `closeAllConnections` knows.
-    server.on('connection', (socket) => sockets.add(socket))
+    server.on('connection', (socket: Socket) => sockets.add(socket))
   }
   const context: HttpContext = {
     findGrants: (name, port) =>
