@@ -8,7 +8,7 @@ import type { Argv, System } from '../system/types.js'
 
 export interface GuardPlace {
   readonly fifo: string
-  /** Who holds it: `{pid, start}`, and what its rules are about: `subject`. */
+  /** Who holds it: `{pid, start, boot}`, and what its rules are about: `subject`. */
   readonly record: string
 }
 
@@ -43,8 +43,9 @@ export async function ensureGuard(
   await endGuard(system, place, maker)
   const pid = await system.detach(maker.owner, place.fifo)
   const start = await system.processStart(pid)
+  const boot = await system.bootId()
   const subject = await maker.subject?.()
-  await system.writeFile(place.record, JSON.stringify({ pid, start, subject }), 0o600)
+  await system.writeFile(place.record, JSON.stringify({ pid, start, boot, subject }), 0o600)
   await system.feed(place.fifo, `${maker.rules}\n`).catch((error: unknown) => {
     throw new JailError('BACKEND', `the guard cannot be told its rules: ${errorMessage(error)}`)
   })
@@ -104,9 +105,10 @@ async function readHolder(
   const text = await system.readFile(place.record)
   if (text === undefined) return undefined
   try {
-    const { pid, start, subject } = JSON.parse(text) as Record<string, unknown>
+    const { pid, start, boot, subject } = JSON.parse(text) as Record<string, unknown>
     return typeof pid === 'number' &&
       typeof start === 'number' &&
+      boot === (await system.bootId()) &&
       (await system.processStart(pid)) === start
       ? { pid, subject }
       : undefined
