@@ -10,21 +10,13 @@ import { loadPolicy } from '../lib/policy/loader.js'
 import { fillSlots } from '../lib/policy/slots.js'
 import { openStage, type Stage, type StageOptions } from './http-stage.js'
 import { slackSocket, vendors, words } from './http-vendors.js'
+import { attackers, keys } from './vendor-keys.js'
 
 const run = promisify(execFile)
 const root = path.join(import.meta.dirname, '..', '..')
 const clientsDir = path.join(root, 'test', 'clients')
 if (!existsSync(path.join(clientsDir, 'node_modules'))) {
   throw new Error('the clients are not installed: run `npm ci --prefix test/clients`')
-}
-
-const keys = {
-  OPENAI_API_KEY: 'sk-proj-policy0123456789',
-  ANTHROPIC_API_KEY: 'sk-ant-api03-policy0123456789',
-  TELEGRAM_BOT_TOKEN: '123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw',
-  SLACK_BOT_TOKEN: 'xoxb-111-222-policy',
-  SLACK_APP_TOKEN: 'xapp-1-A1-222-policy',
-  GITHUB_TOKEN: 'ghp_policy0123456789abcdef',
 }
 
 /** A stage under a bundled policy with its slots filled. */
@@ -72,14 +64,14 @@ const said = words.join('')
 const telegram = {
   policy: 'telegram',
   token: keys.TELEGRAM_BOT_TOKEN,
-  attacker: '987654321:ZZHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw',
+  attacker: attackers.telegram,
 }
 const cases: Case[] = [
   {
     name: 'openai',
     policy: 'openai',
     token: keys.OPENAI_API_KEY,
-    attacker: 'sk-proj-attack0123456789',
+    attacker: attackers.openai,
     want: {
       answer: said,
       tokens: words,
@@ -93,7 +85,7 @@ const cases: Case[] = [
     name: 'anthropic',
     policy: 'anthropic',
     token: keys.ANTHROPIC_API_KEY,
-    attacker: 'sk-ant-api03-attack0123456789',
+    attacker: attackers.anthropic,
     want: { answer: said, tokens: words, bad: '403' },
   },
   { name: 'telegraf', ...telegram, want: { updates: 1, sent: 'hello' } },
@@ -107,21 +99,21 @@ const cases: Case[] = [
     name: 'slack',
     policy: 'slack',
     token: keys.SLACK_BOT_TOKEN,
-    attacker: 'xoxb-111-222-attack',
+    attacker: attackers.slack,
     want: { who: 'bot', sent: '1.2', bad: 'refused' },
   },
   {
     name: 'slackSocket',
     policy: 'slack',
     token: keys.SLACK_BOT_TOKEN,
-    attacker: 'xoxb-111-222-attack',
+    attacker: attackers.slack,
     want: { text: 'over the socket' },
   },
   {
     name: 'octokit',
     policy: 'github',
     token: keys.GITHUB_TOKEN,
-    attacker: 'ghp_attack0123456789abcdef',
+    attacker: attackers.github,
     want: { login: 'acme', issue: 7, bad: '403' },
   },
 ]
@@ -204,7 +196,7 @@ t.test('git clone and push over HTTPS', async (t) => {
   t.equal(await git(token, '-C', 'work', 'add', '.'), 'done')
   t.equal(await git(token, '-C', 'work', 'commit', '--quiet', '-m', 'x'), 'done')
   t.match(
-    await git('ghp_attack0123456789abcdef', '-C', 'work', 'push', '--quiet', 'origin', 'main'),
+    await git(attackers.github, '-C', 'work', 'push', '--quiet', 'origin', 'main'),
     /403|[Aa]uthentication/,
   )
   t.equal(await git(token, '-C', 'work', 'push', '--quiet', 'origin', 'main'), 'done')

@@ -15,11 +15,12 @@ import { collect, deadJails } from '../lib/session/collect.js'
 import { withLock } from '../lib/session/lock.js'
 import { checkPin } from '../lib/session/pins.js'
 import { gatePorts, listenerSpecs, missingSpecs } from '../lib/session/ports.js'
-import { openRegistry, ownIdentity, type RegistryEntry } from '../lib/session/registry.js'
+import { openRegistry, type RegistryEntry } from '../lib/session/registry.js'
 import { watch } from '../lib/session/watch.js'
 import { gatePolicy } from '../lib/plan/compile.js'
 import { networkPlan } from '../lib/plan/network.js'
 import { realSystem } from '../lib/system/real.js'
+import { ownIdentity } from '../lib/system/process-identity.js'
 import { fixturePath } from './lab/paths.js'
 
 const system = realSystem()

@@ -4,6 +4,7 @@
  * Invariant: the guard only denies; its end opens nothing, since the static deny says the same.
  */
 import { errorMessage, JailError } from '../errors.js'
+import { identityOf, isAlive } from '../system/process-identity.js'
 import type { Argv, System } from '../system/types.js'
 
 export interface GuardPlace {
@@ -42,10 +43,8 @@ export async function ensureGuard(
   if (await isGuardUp(system, place, maker)) return
   await endGuard(system, place, maker)
   const pid = await system.detach(maker.owner, place.fifo)
-  const start = await system.processStart(pid)
-  const boot = await system.bootId()
-  const subject = await maker.subject?.()
-  await system.writeFile(place.record, JSON.stringify({ pid, start, boot, subject }), 0o600)
+  const holder = { ...(await identityOf(system, pid)), subject: await maker.subject?.() }
+  await system.writeFile(place.record, JSON.stringify(holder), 0o600)
   await system.feed(place.fifo, `${maker.rules}\n`).catch((error: unknown) => {
     throw new JailError('BACKEND', `the guard cannot be told its rules: ${errorMessage(error)}`)
   })
@@ -108,8 +107,8 @@ async function readHolder(
     const { pid, start, boot, subject } = JSON.parse(text) as Record<string, unknown>
     return typeof pid === 'number' &&
       typeof start === 'number' &&
-      boot === (await system.bootId()) &&
-      (await system.processStart(pid)) === start
+      typeof boot === 'string' &&
+      (await isAlive(system, { pid, start, boot }))
       ? { pid, subject }
       : undefined
   } catch {

@@ -1,7 +1,8 @@
 /**
  * Checks of other firewalls, and of what dead jails left.
  */
-import { openRegistry, isAlive } from '../session/registry.js'
+import { openRegistry } from '../session/registry.js'
+import { isAlive } from '../system/process-identity.js'
 import { processesInRange } from '../setup/deny.js'
 import { type Check, needsRoot, ok } from './types.js'
 

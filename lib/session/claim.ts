@@ -6,9 +6,10 @@ import { createScrub } from '../credentials/scrub.js'
 import { JailError } from '../errors.js'
 import { accountName } from '../plan/names.js'
 import type { Plan } from '../plan/types.js'
+import { isAlive, ownIdentity } from '../system/process-identity.js'
 import type { System } from '../system/types.js'
 import type { JailAccount } from './platform.js'
-import { entryVersion, isAlive, ownIdentity } from './registry.js'
+import { entryVersion } from './registry.js'
 import type { Registry, RegistryEntry } from './registry.js'
 
 /** Throws NAME_TAKEN; ACCOUNT where `--user` named one that another jail has. */
@@ -38,7 +39,7 @@ export async function claimName(
     // The user that goes by the jail's name is claimed with it.
     if (account.name === accountName(jail)) return entry
     try {
-      await refuseShared(registry, entry)
+      await refuseSharedUser(registry, entry)
       return entry
     } catch (error) {
       await registry.remove(jail)
@@ -59,9 +60,20 @@ export async function withoutJail<T>(
   work: () => Promise<T>,
 ): Promise<T> {
   const isClaimed = await registry.claim({
-    ...{ v: entryVersion, name: jail, uid, gid, user, home, isolation: 'namespace', policy: '' },
-    ...{ policies: [], cwd: '/', command: ['agentjail', 'account', 'remove', jail] },
-    ...{ since: system.now(), owner: await ownIdentity(system), phase: 'ending' },
+    v: entryVersion,
+    name: jail,
+    uid,
+    gid,
+    user,
+    home,
+    isolation: 'namespace',
+    policy: '',
+    policies: [],
+    cwd: '/',
+    command: ['agentjail', 'account', 'remove', jail],
+    since: system.now(),
+    owner: await ownIdentity(system),
+    phase: 'ending',
   })
   if (!isClaimed) throw await takenBy(system, registry, jail)
   try {
@@ -77,7 +89,10 @@ async function takenBy(system: System, registry: Registry, jail: string): Promis
 }
 
 /** Each claims first and looks then: of two at the same instant one at least sees the other. */
-async function refuseShared(registry: Registry, { name, uid, user }: RegistryEntry): Promise<void> {
+async function refuseSharedUser(
+  registry: Registry,
+  { name, uid, user }: RegistryEntry,
+): Promise<void> {
   const other = (await registry.list()).find((entry) => entry.uid === uid && entry.name !== name)
   if (other === undefined) return
   throw new JailError('ACCOUNT', `user ${user} is jail ${other.name}'s already`, {

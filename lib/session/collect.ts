@@ -4,9 +4,9 @@
  */
 import type { Backend } from '../backend/types.js'
 import { errorMessage } from '../errors.js'
+import { isAlive } from '../system/process-identity.js'
 import type { System } from '../system/types.js'
 import { endProcesses } from './processes.js'
-import { isAlive } from './registry.js'
 import type { Registry, RegistryEntry } from './registry.js'
 
 export interface CollectTools {

@@ -68,7 +68,7 @@ export class Ledger {
     try {
       const denials = (await hold?.denials(isLast)) ?? []
       if (denials.length > 0) await delay(gatePatience)
-      this.#record(this.#names.name(denials).map((denial) => this.#withAsker(denial, since)))
+      this.#record(denials, (denial) => this.#withAsker(denial, since))
     } catch {
       // The rules are gone for a moment: the watch deals with it.
     }
@@ -80,9 +80,14 @@ export class Ledger {
     return { ...denial, ...this.#askers.of(name, since, this.#monotonic()) }
   }
 
-  #record(given: readonly Decision[]): void {
+  /** `complete`: adds what is known of a decision that has its name. */
+  #record(
+    given: readonly Decision[],
+    complete: (decision: Decision) => Decision = (decision) => decision,
+  ): void {
     if (given.length === 0) return
-    const decisions = this.#names.name(given).map((each) => scrubbed(each, this.#scrub))
+    const named = this.#names.name(given)
+    const decisions = named.map((each) => scrubbed(complete(each), this.#scrub))
     this.#log?.write(decisions)
     for (const { verdict, up, down, count } of decisions) {
       this.tally[verdict === 'allow' ? 'allowed' : 'denied'] += count ?? 1

@@ -4,8 +4,8 @@
  * live holder's directory has the latest time there is, and a dead one's the earliest.
  * Invariant: what takes a dead holder away takes no other's (`lib/system/held-dir.ts`).
  */
+import { isAlive, ownIdentity } from '../system/process-identity.js'
 import type { System } from '../system/types.js'
-import { isAlive, ownIdentity } from './registry.js'
 
 /** Milliseconds that a holder may be stopped (SIGSTOP, Ctrl-Z): then it is taken from it. */
 const stoppedPatience = 5_000

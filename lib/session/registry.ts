@@ -4,15 +4,8 @@
  */
 import { errorMessage, JailError } from '../errors.js'
 import type { Isolation } from '../policy/types.js'
+import type { ProcessIdentity } from '../system/process-identity.js'
 import type { System } from '../system/types.js'
-
-/** A process, named for good: the pid alone would be reused. */
-export interface ProcessIdentity {
-  readonly pid: number
-  /** Clock ticks since boot (proc(5), field 22). */
-  readonly start: number
-  readonly boot: string
-}
 
 export const entryVersion = 1
 
@@ -126,18 +119,4 @@ function parseEntry(text: string, path: string): RegistryEntry {
     typeof owner.boot === 'string'
   if (!whole) throw bad('members are missing')
   return value as RegistryEntry
-}
-
-/** This process. */
-export async function ownIdentity(system: System): Promise<ProcessIdentity> {
-  const start = await system.processStart(process.pid)
-  return { pid: process.pid, start: start ?? 0, boot: await system.bootId() }
-}
-
-/** Whether that very process still runs. */
-export async function isAlive(
-  system: System,
-  { pid, start, boot }: ProcessIdentity,
-): Promise<boolean> {
-  return (await system.bootId()) === boot && (await system.processStart(pid)) === start
 }

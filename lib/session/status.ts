@@ -3,9 +3,9 @@
  */
 import { errorMessage } from '../errors.js'
 import type { JailStatus } from '../status/status.js'
+import { isAlive } from '../system/process-identity.js'
 import { openContext } from './context.js'
 import { askWarden, controlPath } from './control.js'
-import { isAlive } from './registry.js'
 
 export async function readStatus(): Promise<readonly JailStatus[]> {
   const { system, registry, config } = await openContext()

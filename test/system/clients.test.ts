@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createLab, type Lab } from '../lab/lab.js'
 import { root } from '../lab/paths.js'
+import { attackers, keys } from '../vendor-keys.js'
 import { isolations, type Isolation } from './faults-kit.js'
 
 const clients = join(root, 'test/clients')
@@ -15,22 +16,6 @@ const cwd = '/srv/work'
 const path = '/etc/agentjail/policies/clients.yaml'
 const bundled = ['openai', 'anthropic', 'telegram', 'slack', 'github']
 type Slot = 'filled' | 'empty'
-
-const keys = {
-  OPENAI_API_KEY: 'sk-proj-policy0123456789',
-  ANTHROPIC_API_KEY: 'sk-ant-api03-policy0123456789',
-  TELEGRAM_BOT_TOKEN: '123456789:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw',
-  SLACK_BOT_TOKEN: 'xoxb-111-222-policy',
-  SLACK_APP_TOKEN: 'xapp-1-A1-222-policy',
-  GITHUB_TOKEN: 'ghp_policy0123456789abcdef',
-}
-const attackers = {
-  openai: 'sk-proj-attack0123456789',
-  anthropic: 'sk-ant-api03-attack0123456789',
-  telegram: '987654321:ZZHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw',
-  slack: 'xoxb-111-222-attack',
-  github: 'ghp_attack0123456789abcdef',
-}
 
 interface Client {
   readonly name: string

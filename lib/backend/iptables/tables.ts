@@ -270,10 +270,13 @@ export function jailTables(
         { chain, proto, dport, inSet, then: { addTo: live, by: 'dst,src', refresh: flowSeconds } },
         { chain, proto, dport, inSet, then: pass },
         {
-          ...{ chain, proto, dport },
+          chain,
+          proto,
+          dport,
           // A new connection from the port of an old one is none that goes on; of datagrams nobody can tell.
           ...(proto === 'tcp' ? { goesOn: true } : {}),
-          ...{ inSet: { name: live, by: 'dst,src' }, then: pass },
+          inSet: { name: live, by: 'dst,src' },
+          then: pass,
         },
       ])
     }),

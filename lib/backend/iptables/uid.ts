@@ -267,7 +267,7 @@ export class UidHold implements NetworkHold {
     return areProtected && this.#findProblem(listings) === undefined
   }
 
-  restore(mended: Mended = (work) => work()): Promise<void> {
+  restore(mended: Mended = unlocked): Promise<void> {
     // The lock first: who has it may wait for its turn here.
     return mended(
       () =>

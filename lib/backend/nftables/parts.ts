@@ -4,13 +4,15 @@
  * Invariant: written and read under the lock; the rules are made anew from the plan, and each jail's own watch reads them
  * back. Of a process that is gone nothing is put back.
  */
+import { isAlive, ownIdentity } from '../../system/process-identity.js'
+import type { ProcessIdentity } from '../../system/process-identity.js'
 import type { System } from '../../system/types.js'
 import type { GatePort, NetworkPlan } from '../types.js'
 import type { Table } from './ast.js'
 import { uidJail } from './tables.js'
 
 interface WrittenPart {
-  readonly owner: { readonly pid: number; readonly start: number; readonly boot: string }
+  readonly owner: ProcessIdentity
   readonly plan: NetworkPlan
   readonly gate: readonly GatePort[]
 }
@@ -43,12 +45,7 @@ export class WrittenParts {
 
   /** This process's own. */
   async write(plan: NetworkPlan, gate: readonly GatePort[]): Promise<void> {
-    const { pid } = process
-    const [start = 0, boot] = await Promise.all([
-      this.#system.processStart(pid),
-      this.#system.bootId(),
-    ])
-    const part: WrittenPart = { owner: { pid, start, boot }, plan, gate }
+    const part: WrittenPart = { owner: await ownIdentity(this.#system), plan, gate }
     await this.#system.writeFile(pathOf(this.#dir, plan.jail), JSON.stringify(part), 0o600)
   }
 
@@ -91,14 +88,11 @@ export class WrittenParts {
         try {
           const text = await this.#system.readFile(`${this.#dir}/${name}`)
           const { owner, plan, gate } = JSON.parse(text ?? '') as WrittenPart
-          const isAlive =
-            owner.boot === (await this.#system.bootId()) &&
-            owner.start === (await this.#system.processStart(owner.pid))
           const isSame =
             plan.groups === groups &&
             plan.range.first === range.first &&
             plan.range.last === range.last
-          return isAlive && isSame && plan.jail !== jail
+          return plan.jail !== jail && isSame && (await isAlive(this.#system, owner))
             ? [{ jail: plan.jail, part: uidJail(plan, gate) }]
             : []
         } catch {

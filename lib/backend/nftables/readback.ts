@@ -162,25 +162,24 @@ function differElements(table: Table, { sets }: Content): string | undefined {
   return undefined
 }
 
-/** Whether a listed map has a verdict for a key. */
-export function hasElement(listing: unknown, map: string, key: number): boolean {
-  return (listedItems(listing) ?? []).some((item) => {
-    if (!('map' in item) || bodyOf(item)['name'] !== map) return false
-    const elements = bodyOf(item)['elem']
-    return Array.isArray(elements) && elements.some((one) => Array.isArray(one) && one[0] === key)
-  })
+/** Whether a table's listed map has a verdict for a key. */
+export function hasElement(listing: unknown, table: string, map: string, key: number): boolean {
+  const elements = contentOf(listing, table)?.sets.get(`map ${map}`)?.['elem']
+  return Array.isArray(elements) && elements.some((one) => Array.isArray(one) && one[0] === key)
 }
 
-/** Whether a listed set has an element with a time-out. */
-export function hasTimed(listing: unknown, set: string, key: string | number): boolean {
-  return (listedItems(listing) ?? []).some((item) => {
-    if (!('set' in item) || bodyOf(item)['name'] !== set) return false
-    const elements = bodyOf(item)['elem']
-    return (
-      Array.isArray(elements) &&
-      elements.some((one) => isItem(one) && isItem(one['elem']) && one['elem']['val'] === key)
-    )
-  })
+/** Whether a table's listed set has an element with a time-out. */
+export function hasTimed(
+  listing: unknown,
+  table: string,
+  set: string,
+  key: string | number,
+): boolean {
+  const elements = contentOf(listing, table)?.sets.get(`set ${set}`)?.['elem']
+  return (
+    Array.isArray(elements) &&
+    elements.some((one) => isItem(one) && isItem(one['elem']) && one['elem']['val'] === key)
+  )
 }
 
 function sameStatements(meant: readonly Statement[], listed: unknown): boolean {

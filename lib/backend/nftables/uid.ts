@@ -7,6 +7,7 @@ import { JailError } from '../../errors.js'
 import type { System } from '../../system/types.js'
 import { endGuard, ensureGuard, isGuardHeld, isGuardUp } from '../guard.js'
 import type { GuardPlace } from '../guard.js'
+import { unlocked } from '../types.js'
 import type {
   GatePort,
   Mended,
@@ -277,7 +278,9 @@ class UidHold implements NetworkHold {
     const listing = await this.#listing()
     const part = this.#part ?? uidJail(this.#plan, this.#gate)
     if (this.#differs(part, listing) !== undefined) return undefined
-    return this.#elementsOf(pins).filter(({ set, key }) => !hasTimed(listing, set, key[0] ?? ''))
+    return this.#elementsOf(pins).filter(
+      ({ set, key }) => !hasTimed(listing, tableName.uid, set, key[0] ?? ''),
+    )
   }
 
   async glance(): Promise<boolean> {
@@ -288,7 +291,8 @@ class UidHold implements NetworkHold {
       if (++this.#glances % askEvery !== 0) return true
       const { uid } = this.#plan
       for (const map of jailMaps)
-        if (!hasElement(await this.#nft.list(`list map ${table} ${map}`), map, uid)) return false
+        if (!hasElement(await this.#nft.list(`list map ${table} ${map}`), tableName.uid, map, uid))
+          return false
       return await this.#isDenied()
     } catch {
       return false
@@ -333,7 +337,7 @@ class UidHold implements NetworkHold {
     return openMonitor(this.#system, this.#place.perl, filter, onChange, onEnd)
   }
 
-  async restore(mended: Mended = (work) => work()): Promise<void> {
+  async restore(mended: Mended = unlocked): Promise<void> {
     if (this.#nft.hasEnded()) this.#nft = openNft(this.#system, [this.#place.nft, '-j', '-i'])
     // Nothing denies: that waits for no lock. It goes in as a whole, whoever else does the same.
     if (!(await this.#isStaticallyDenied(this.#list)) && !(await this.#isGuarded(this.#list)))

@@ -3,9 +3,10 @@
  */
 import { JailError } from '../../errors.js'
 import { withLock } from '../../session/lock.js'
-import { isAlive, openRegistry } from '../../session/registry.js'
+import { openRegistry } from '../../session/registry.js'
 import { openUpkeep } from '../../session/upkeep.js'
 import { loadConfig } from '../../setup/config.js'
+import { isAlive } from '../../system/process-identity.js'
 import type { System } from '../../system/types.js'
 import type { CommandIo } from '../io.js'
 

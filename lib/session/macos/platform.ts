@@ -10,32 +10,24 @@ import {
 } from '../../account/macos.js'
 import type { AuditLog } from '../../audit/log.js'
 import { isCanonical } from '../../audit/terminal.js'
-import type { Backend } from '../../backend/types.js'
-import { type MacLaunchRequest } from '../../launch/macos/launch.js'
 import { takeBackShares } from '../../launch/macos/workspace.js'
 import type { Running } from '../../launch/types.js'
 import type { Facts, Plan } from '../../plan/types.js'
 import type { Config } from '../../setup/config.js'
-import type { System } from '../../system/types.js'
 import { controlPath } from '../control.js'
-import type { GateProcess } from '../gate-process.js'
 import { openJailLog } from '../jail-log.js'
 import { withLock } from '../lock.js'
 import type { JailWarden, Platform, WardenEvents } from '../platform.js'
-import type { Registry } from '../registry.js'
 import type { SignalRelay } from '../signals.js'
-import type { MacGateRequest } from './gate.js'
-import { caPaths, sharePath } from './parts.js'
+import { caPaths, sharePath, type MacParts } from './parts.js'
 import { MacWarden } from './warden.js'
 
-/** The last two are where a test leads to a modelled Mac. */
-export interface MacPlatformParts {
-  readonly system: System
+/** `openGate` and `launch` are where a test leads to a modelled Mac. */
+export interface MacPlatformParts extends Pick<
+  MacParts,
+  'system' | 'registry' | 'backend' | 'openGate' | 'launch'
+> {
   readonly config: Config
-  readonly registry: Registry
-  readonly backend: Backend
-  readonly openGate: (request: MacGateRequest) => GateProcess
-  readonly launch: (request: MacLaunchRequest) => Promise<Running>
 }
 
 export function macPlatform(parts: MacPlatformParts): Platform {
