@@ -2,7 +2,7 @@
  * The gate as a process, between two real network namespaces: the jail's, where every address is
  * local, and another one that stands for the host and the internet. Needs root.
  */
-import { type ChildProcess, execFileSync, fork, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, fork } from 'node:child_process'
 import dgram from 'node:dgram'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import net from 'node:net'
@@ -16,25 +16,12 @@ import type { Decision } from '../lib/audit/record.js'
 import type { FromGate } from '../lib/gate/protocol.js'
 import type { Order } from './fixtures/gate-inside.js'
 import { a, aaaa, grant, policy, startDns } from './gate-kit.js'
+import { isInOwnNetwork } from './own-network.js'
 
-const here = fileURLToPath(import.meta.url)
-const insideMark = 'AGENTJAIL_TEST_NAMESPACE'
-
-if (process.env[insideMark] === undefined) {
-  // The whole test runs again in a namespace of its own, so that nothing of the machine is touched.
-  const run = spawnSync(
-    '/usr/bin/unshare',
-    ['--net', '--fork', '--kill-child', '--', process.execPath, here],
-    { stdio: 'inherit', env: { ...process.env, [insideMark]: '1' }, timeout: 60_000 },
-  )
-  process.exitCode = run.status ?? 1
-  if (run.error !== undefined) throw run.error
-} else {
+if (isInOwnNetwork(import.meta.url, { timeout: 60_000 }))
   await t.test('between two namespaces', runInside)
-}
 
 async function runInside(t: Tap): Promise<void> {
-  execFileSync('/usr/sbin/ip', ['link', 'set', 'lo', 'up'])
   for (const address of ['203.0.113.10/32', '203.0.113.11/32', '2001:db8::10/128']) {
     execFileSync('/usr/sbin/ip', [
       'addr',

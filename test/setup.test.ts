@@ -84,6 +84,8 @@ async function liveThrough(dir: string): Promise<void> {
     })
     return `${text}${String(code)}`
   }
+  // The copy of a machine where agentjail is set up already begins as one where it is not.
+  await told((io) => uninstallCommand({ purge: true }, io))
   const before = snapshot()
   const rulesetBefore = nft('list', 'ruleset')
   const first = await told((io) => setupCommand({ print: false }, io))

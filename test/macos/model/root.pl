@@ -19,6 +19,8 @@ run('mount', '-t', 'proc', 'proc', "$root/proc");
 run('mount', '-t', 'tmpfs', '-o', 'mode=755', 'tmpfs', "$root/$_") for qw(run var/log srv);
 mkdir "$root/$_" for qw(Library Library/LaunchDaemons Library/Keychains Users Users/Shared private private/tmp srv/mac srv/repository);
 put("$root/Library/Keychains/System.keychain", 0644, "kych\n");
+# Of an agentjail that is set up on the machine itself.
+run('rm', '-rf', "$root/etc/agentjail");
 put("$root/etc/hosts", 0644, "127.0.0.1 localhost\n::1 localhost\n");
 run('mount', '--bind', $repository, "$root/srv/repository");
 run('mount', '--bind', $socket, "$root/srv/mac");
