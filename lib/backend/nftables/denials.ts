@@ -1,6 +1,6 @@
 /**
  * Reads the kernel's sets of refused destinations and says what is new since the last reading.
- * Invariant: counters only grow here; an element that vanished (its time ran out) was read before, once a second.
+ * Invariant: a counter is told once; one whose element ran out and came back starts anew.
  */
 import type { Decision } from '../../audit/record.js'
 import { deniedSet, deniedSize } from './tables.js'
@@ -8,7 +8,9 @@ import { listedItems } from './readback.js'
 
 /** Turns successive listings of a jail's denied sets into decisions with counts. */
 export class DenialReader {
-  readonly #seen = new Map<string, number>()
+  /** Set -> element -> packets, at the last reading. */
+  readonly #seen = new Map<string, ReadonlyMap<string, number>>()
+  #seenOverflow = 0
   readonly #suffix: string
   #isFull = false
   readonly #overflow: string
@@ -21,6 +23,12 @@ export class DenialReader {
   /** A set was full at some reading: from then on the overflow may count. */
   get isFull(): boolean {
     return this.#isFull
+  }
+
+  /** The sets were made anew: what they count has not been told. */
+  forget(): void {
+    this.#seen.clear()
+    this.#seenOverflow = 0
   }
 
   /** `listing` is `nft -j list table` or of single sets. */
@@ -36,20 +44,27 @@ export class DenialReader {
   }
 
   #readSet(set: Readonly<Record<string, unknown>>): Decision[] {
-    const name = set['name']
     const families = [4, 6] as const
-    const match = families
-      .flatMap((family) => (['port', 'other'] as const).map((kind) => ({ family, kind })))
-      .find(({ family, kind }) => deniedSet(family, kind, this.#suffix) === name)
-    if (match === undefined || !Array.isArray(set['elem'])) return []
-    this.#isFull ||= set['elem'].length >= deniedSize
-    return set['elem'].flatMap((one: unknown): Decision[] => {
+    const name = families
+      .flatMap((family) =>
+        (['port', 'other'] as const).map((kind) => deniedSet(family, kind, this.#suffix)),
+      )
+      .find((one) => one === set['name'])
+    if (name === undefined) return []
+    // nft leaves it out where there is none.
+    const elements: readonly unknown[] = Array.isArray(set['elem']) ? set['elem'] : []
+    this.#isFull ||= elements.length >= deniedSize
+    const before = this.#seen.get(name)
+    const seen = new Map<string, number>()
+    this.#seen.set(name, seen)
+    return elements.flatMap((one): Decision[] => {
       const elem = record(record(one)?.['elem'])
       const key = record(elem?.['val'])?.['concat']
       const packets = record(elem?.['counter'])?.['packets']
       if (!Array.isArray(key) || typeof packets !== 'number') return []
-      const id = `${match.family}${match.kind} ${key.join(' ')}`
-      const count = this.#grown(id, packets)
+      const id = key.join(' ')
+      seen.set(id, packets)
+      const count = grown(before?.get(id) ?? 0, packets)
       return count === 0 ? [] : [denial(key, count)]
     })
   }
@@ -57,18 +72,17 @@ export class DenialReader {
   #readOverflow(counter: Readonly<Record<string, unknown>>): Decision[] {
     const packets = counter['packets']
     if (typeof packets !== 'number') return []
-    const count = this.#grown('overflow', packets)
+    const count = grown(this.#seenOverflow, packets)
+    this.#seenOverflow = packets
     if (count === 0) return []
     const detail = 'more destinations than are kept apart'
     return [{ ...common, proto: 'any', reason: 'address-not-granted', count, detail }]
   }
+}
 
-  /** How many more than at the last reading; an element that expired and came back starts anew. */
-  #grown(id: string, packets: number): number {
-    const before = this.#seen.get(id) ?? 0
-    this.#seen.set(id, packets)
-    return packets >= before ? packets - before : packets
-  }
+/** How many more than at the last reading; a lower count began anew. */
+function grown(before: number, packets: number): number {
+  return packets >= before ? packets - before : packets
 }
 
 const common = { verdict: 'deny', layer: 'kernel', direction: 'out' } as const

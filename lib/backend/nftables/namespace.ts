@@ -10,6 +10,7 @@ import type { NetworkHold, NetworkPlan } from '../types.js'
 import { DenialReader } from './denials.js'
 import { printTable } from './print.js'
 import { findDifference } from './readback.js'
+import { removalFrom } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
 import { namespaceTable, overflowCounter, tableName } from './tables.js'
@@ -67,14 +68,29 @@ class NamespaceHold implements NetworkHold {
   }
 
   async update(plan: NetworkPlan): Promise<void> {
-    const listing = await this.#nft.change(
-      [`delete table inet ${tableName.jail}`, ...printTable(namespaceTable(plan))],
-      listTable,
-    )
+    const listing = (await this.#swap(plan)) ?? (await this.#replace(plan))
     this.#plan = plan
     const difference = findDifference(namespaceTable(plan), listing)
     if (difference !== undefined)
       throw new JailError('VERIFY_FAILED', `the jail's new rules are not in force: ${difference}`)
+  }
+
+  /** Undefined, and nothing changed: what is there is not what was expected. */
+  async #swap(plan: NetworkPlan): Promise<unknown> {
+    const removal = removalFrom(namespaceTable(this.#plan), 'but denials')
+    try {
+      return await this.#nft.change([...removal, ...printTable(namespaceTable(plan))], listTable)
+    } catch {
+      return undefined
+    }
+  }
+
+  async #replace(plan: NetworkPlan): Promise<unknown> {
+    this.#denials.forget()
+    const [table = '', ...parts] = printTable(namespaceTable(plan))
+    // Added first, so that it may be deleted where it is missing.
+    const anew = [table, `delete table inet ${tableName.jail}`, table, ...parts]
+    return await this.#nft.change(anew, listTable)
   }
 
   async denials(): Promise<readonly Decision[]> {

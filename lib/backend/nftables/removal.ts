@@ -10,9 +10,13 @@ import { jailNames, tableName } from './tables.js'
 /** Maps of `agentjail_uid` that lead a uid to its jail's part; the first is its way out. */
 export const jailMaps = ['jails', 'flows', 'answers', 'redirects'] as const
 
-/** As `removalOf`, for a part that is there exactly as it went in: refused as a whole where it is not. */
-export function removalFrom(part: Table): string[] {
+/**
+ * As `removalOf`, for a part that is there exactly as it went in: refused as a whole where it is not. `but denials`
+ * leaves what counts them, for a new part to go on with: none is lost between the last reading and the change.
+ */
+export function removalFrom(part: Table, extent: 'all' | 'but denials' = 'all'): string[] {
   const at = `inet ${part.name}`
+  const sets = part.sets.filter(({ counter }) => extent === 'all' || counter !== true)
   return [
     // The way out went in last.
     ...part.elements
@@ -21,8 +25,8 @@ export function removalFrom(part: Table): string[] {
       .reverse(),
     ...part.chains.map(({ name }) => `flush chain ${at} ${name}`),
     ...part.chains.map(({ name }) => `delete chain ${at} ${name}`),
-    ...part.sets.map(({ name }) => `delete set ${at} ${name}`),
-    ...part.counters.map((name) => `delete counter ${at} ${name}`),
+    ...sets.map(({ name }) => `delete set ${at} ${name}`),
+    ...(extent === 'all' ? part.counters.map((name) => `delete counter ${at} ${name}`) : []),
   ]
 }
 

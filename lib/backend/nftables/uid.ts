@@ -106,6 +106,7 @@ class UidHold implements NetworkHold {
     const commands = [...printTable(part), ...pins]
     const swapped = isDamaged ? undefined : await this.#swap(part, commands)
     const listing = swapped ?? (await this.#replace(commands))
+    if (swapped === undefined) this.#denials.forget()
     // Only what is in the kernel is what a later look expects there.
     this.#plan = plan
     this.#gate = ports
@@ -121,7 +122,7 @@ class UidHold implements NetworkHold {
     const first =
       this.#part === undefined
         ? [`create chain ${table} ${jailNames(this.#plan.jail).chain}`]
-        : removalFrom(this.#part)
+        : removalFrom(this.#part, 'but denials')
     try {
       const listing = await this.#nft.change([...first, ...commands], listTable)
       return this.#differs(part, listing) === undefined ? listing : undefined
