@@ -17,6 +17,7 @@ import { parseArgs } from 'node:util'
 const examples = dirname(fileURLToPath(import.meta.url))
 const botDir = join(examples, 'bot')
 const dist = join(examples, '../dist')
+const agentjail = join(dist, 'bin/agentjail.cjs')
 
 const { values } = parseArgs({
   options: { lab: { type: 'boolean', default: false }, isolation: { type: 'string' } },
@@ -28,7 +29,7 @@ const stop = (text) => {
 }
 
 const prepare = () => {
-  if (!existsSync(join(dist, 'bin/agentjail.cjs'))) stop('not built yet: npm ci && npm run build')
+  if (!existsSync(agentjail)) stop('not built yet: npm ci && npm run build')
   if (existsSync(join(botDir, 'node_modules'))) return
   const done = spawnSync('npm', ['ci', '--no-audit', '--no-fund'], {
     cwd: botDir,
@@ -55,8 +56,9 @@ const onTheInternet = async () => {
   } catch {
     stop('no internet here: api.telegram.org has no address; try: node examples/run-bot.mjs --lab')
   }
-  const agentjail = join(dist, 'bin/agentjail.cjs')
   const options = { cwd: botDir, stdio: 'inherit' }
+  const setup = spawnSync(process.execPath, [agentjail, 'setup'], options)
+  if (setup.status !== 0) return setup.status
   process.stderr.write('write to your bot on Telegram; it answers once\n')
   return spawnSync(process.execPath, [agentjail, ...jailArgs(['openai-telegram'])], options).status
 }
@@ -71,6 +73,10 @@ env:
 
 const inTheLab = async () => {
   if (process.getuid() !== 0) stop('--lab needs root: sudo node examples/run-bot.mjs --lab')
+  // Packages alone: the lab's host has accounts, settings and rules of its own, and this machine keeps none of them.
+  const { openSetup } = await import(join(dist, 'lib/session/context.js'))
+  const [packages] = await openSetup()
+  if (!(await packages.isDone())) await packages.apply()
   const { createLab } = await import(join(dist, 'test/lab/lab.js'))
   const lab = await createLab()
   try {
