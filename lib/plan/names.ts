@@ -34,3 +34,6 @@ export const accountName = (jail: JailName): string => `aj-${jail}`
 
 /** What marks an account as agentjail's, in its comment field. */
 export const accountComment = (jail: string): string => `agentjail ${jail}`
+
+/** The jail that such a comment names. */
+export const jailOf = (comment: string): string => comment.replace(/^agentjail /, '')

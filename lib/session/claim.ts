@@ -4,7 +4,7 @@
  */
 import { createScrub } from '../credentials/scrub.js'
 import { JailError } from '../errors.js'
-import { accountName } from '../plan/names.js'
+import { accountName, jailOf } from '../plan/names.js'
 import type { Plan } from '../plan/types.js'
 import { isAlive, ownIdentity } from '../system/process-identity.js'
 import type { System } from '../system/types.js'
@@ -50,15 +50,17 @@ export async function claimName(
 }
 
 /**
- * Runs `work` on a jail's account while no jail of that name runs, and none can start. Call it under the lock.
+ * Runs `work` on a jail's account while its jail does not run, and cannot start. Call it under the lock.
+ * @param command what is told to whoever wants to start one meanwhile.
  * Throws NAME_TAKEN.
  */
 export async function withoutJail<T>(
   { system, registry }: { readonly system: System; readonly registry: Registry },
-  jail: string,
-  { name: user, uid, gid, home }: JailAccount,
+  command: readonly string[],
+  { name: user, uid, gid, home, comment }: JailAccount,
   work: () => Promise<T>,
 ): Promise<T> {
+  const jail = jailOf(comment)
   const isClaimed = await registry.claim({
     v: entryVersion,
     name: jail,
@@ -70,7 +72,7 @@ export async function withoutJail<T>(
     policy: '',
     policies: [],
     cwd: '/',
-    command: ['agentjail', 'account', 'remove', jail],
+    command,
     since: system.now(),
     owner: await ownIdentity(system),
     phase: 'ending',

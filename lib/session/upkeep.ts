@@ -6,12 +6,15 @@ import type { Config } from '../setup/config.js'
 import { realSystem } from '../system/real.js'
 import type { System } from '../system/types.js'
 import { openSetup } from './context.js'
+import type { JailAccount } from './platform.js'
 
 export interface RemovalRequest {
   /** Logs and a changed configuration too. */
   readonly purge: boolean
   /** One line a thing done or kept. */
   readonly say: (line: string) => void
+  /** Runs the removal of an account while no jail of its name can start. */
+  readonly claimed: <T>(account: JailAccount, work: () => Promise<T>) => Promise<T>
 }
 
 export interface Upkeep {

@@ -6,6 +6,7 @@
 import { dirname } from 'node:path'
 import { deleteRecord, listRecords } from '../account/dscl.js'
 import { listMacAccounts, removeMacAccount } from '../account/macos.js'
+import type { MacAccount } from '../account/macos.js'
 import type { Backend } from '../backend/types.js'
 import { errorMessage, JailError } from '../errors.js'
 import {
@@ -29,13 +30,15 @@ export interface MacUninstall {
   readonly purge: boolean
   /** One line a thing done or kept. */
   readonly say: (line: string) => void
+  /** Runs the removal of a jail's account while no jail of its name can start. */
+  readonly claimed: <T>(account: MacAccount, work: () => Promise<T>) => Promise<T>
 }
 
 const launchctl = '/bin/launchctl'
 
 /** Goes on past failures and throws CLEANUP_PARTIAL with all of them at the end. Under the lock. */
 export async function uninstallMac(options: MacUninstall): Promise<void> {
-  const { system, config, backend, purge, say } = options
+  const { system, config, backend, purge, say, claimed } = options
   await refuseWhileRunning(system, config)
   const failures: string[] = []
   const attempt = async (what: string, work: () => Promise<boolean>): Promise<boolean> => {
@@ -60,7 +63,7 @@ export async function uninstallMac(options: MacUninstall): Promise<void> {
     if (account.uid < first || account.uid > last) continue
     areAccountsGone =
       (await attempt(`user ${account.name}`, async () => {
-        await removeMacAccount(system, config, account)
+        await claimed(account, () => removeMacAccount(system, config, account))
         return true
       })) && areAccountsGone
   }

@@ -6,6 +6,7 @@
 import { dirname } from 'node:path'
 import { listAccounts, removeAccount } from '../account/linux.js'
 import { parsePasswd } from '../account/passwd.js'
+import type { PasswdEntry } from '../account/passwd.js'
 import { iptablesBackend } from '../backend/iptables/index.js'
 import { findIptables, forgetVariant, notedVariant } from '../backend/iptables/variant.js'
 import { nftablesBackend } from '../backend/nftables/index.js'
@@ -26,9 +27,11 @@ export interface UninstallOptions {
   readonly purge: boolean
   /** One line a thing done or kept. */
   readonly say: (line: string) => void
+  /** Runs the removal of a jail's account while no jail of its name can start. */
+  readonly claimed: <T>(account: PasswdEntry, work: () => Promise<T>) => Promise<T>
 }
 
-/** Goes on past failures and throws CLEANUP_PARTIAL with all of them at the end. */
+/** Goes on past failures and throws CLEANUP_PARTIAL with all of them at the end. Under the lock. */
 export async function uninstall(options: UninstallOptions): Promise<void> {
   const { system, config, say } = options
   await refuseWhileRunning(options)
@@ -55,8 +58,8 @@ export async function uninstall(options: UninstallOptions): Promise<void> {
     const images = `${dirname(config.homeDir)}/images`
     await attempt(images, () => removeTree(system, images))
     await attempt(dirname(config.homeDir), () => removeOwnParent(system, config.homeDir))
-  } else failures.push('firewall tables: kept, since an account is left')
-  await attempt(config.stateDir, () => removeTree(system, config.stateDir))
+    await attempt(config.stateDir, () => removeTree(system, config.stateDir))
+  } else failures.push(`firewall tables and ${config.stateDir}: kept, since an account is left`)
   if (options.purge) await attempt(config.logDir, () => removeTree(system, config.logDir))
   else if ((await system.lstat(config.logDir)) !== undefined) say(`kept ${config.logDir}`)
   if (failures.length > 0) {
@@ -80,7 +83,7 @@ async function refuseWhileRunning({ system, config }: UninstallOptions): Promise
 type Attempt = (what: string, work: () => Promise<boolean>) => Promise<boolean>
 
 async function removeAccounts(
-  { system, config }: UninstallOptions,
+  { system, config, claimed }: UninstallOptions,
   attempt: Attempt,
 ): Promise<boolean> {
   const { first, last } = config.uidRange
@@ -100,7 +103,8 @@ async function removeAccounts(
       for (const spool of ['/var/spool/cron/crontabs', '/var/spool/cron']) {
         await removeFile(system, `${spool}/${entry.name}`)
       }
-      await removeAccount(system, config, tools, entry)
+      const remove = () => removeAccount(system, config, tools, entry)
+      await (entry === gate ? remove() : claimed(entry, remove))
       return true
     })
     isAllGone &&= isGone || entry === gate

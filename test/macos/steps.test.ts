@@ -235,7 +235,12 @@ for (const crash of [false, true])
         if (!(await step.isDone())) await step.apply()
     }
     const uninstall = (mac: FakeMac): Promise<void> =>
-      uninstallMac({ ...partsOf(mac), purge: true, say: () => undefined })
+      uninstallMac({
+        ...partsOf(mac),
+        purge: true,
+        say: () => undefined,
+        claimed: (_account, work) => work(),
+      })
     const fresh = snapshot(new FakeMac())
     for (const what of ['setup', 'uninstall'] as const)
       for (let at = 1; at < most; at++) {

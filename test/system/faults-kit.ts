@@ -151,3 +151,18 @@ export const gc = async (t: Test, lab: Lab, name: string) => {
 export const silence = async (t: Test, lab: Lab, name: string) => {
   t.same(await lab.capture.packets(toEvil), [], `${name}: nothing reached the attacker`)
 }
+
+/** Another program in that one's place; puts it back. */
+export const broken = async (lab: Lab, program: string, text: string) => {
+  const put = await lab.run(['sh', '-c', `mv ${program} ${program}.away && cat > ${program}`], {
+    input: text,
+  })
+  if (put.code !== 0) throw new Error(put.stderr)
+  await lab.run(['chmod', '755', program])
+  return async () => {
+    await lab.run(['mv', '-f', `${program}.away`, program])
+  }
+}
+
+export const pathOf = async (lab: Lab, name: string) =>
+  (await lab.run(['sh', '-c', `readlink -f $(command -v ${name})`])).stdout.trim()

@@ -6,12 +6,15 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import {
+  broken,
   cwd,
   eachCase,
+  eventually,
   gc,
   isolations,
   jailed,
   openBench,
+  pathOf,
   policyPath,
   random,
   seed,
@@ -21,10 +24,10 @@ import {
 
 const rounds = Number(process.env['AGENTJAIL_INSTANTS'] ?? 4)
 
-const run = ({ lab, isolation }: Bench, name: string, script: string) =>
+const run = ({ lab, isolation }: Bench, name: string, script: string, timeout = 120_000) =>
   lab.agentjail(
     ['run', '-q', '-p', policyPath, '-n', name, '--isolation', isolation, '--', 'sh', '-c', script],
-    { timeout: 120_000, cwd },
+    { timeout, cwd },
   )
 
 /** One runs until the other was refused. Every second name has no account yet. */
@@ -95,6 +98,39 @@ const removal = async (t: Test, bench: Bench) => {
   t.comment(`${ran} ran, ${removed} removed, of ${2 * rounds}`)
 }
 
+/** As on a machine whose account tools wait for one another. */
+const waiting = `#!/bin/sh
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+case "$*" in *aj-faults)
+  touch /srv/removing
+  until [ -e /srv/go ]; do sleep 0.02; done
+esac
+exec "$0.away" "$@"
+`
+
+/** The account is there until the removal's very end: what finds it does not start. */
+const underRemoval = async (t: Test, bench: Bench) => {
+  const { lab } = bench
+  const userdel = await pathOf(lab, 'userdel')
+  for (const words of [['account', 'remove', 'faults'], ['uninstall']]) {
+    const name = words.join(' ')
+    t.equal((await run(bench, 'faults', 'true')).code, 0, `${name}: there is an account`)
+    const mend = await broken(lab, userdel, waiting)
+    const end = lab.agentjail(words)
+    const isThere = async () => (await lab.run(['test', '-e', '/srv/removing'])).code === 0
+    t.ok(await eventually(isThere, 400), `${name}: it is under way`)
+    const start = await run(bench, 'faults', 'echo ran', 30_000)
+    lab.writeFile('/srv/go', '')
+    const { code, stderr } = await end
+    t.equal(code, 0, `${name}: ${stderr}`)
+    await mend()
+    await lab.run(['rm', '/srv/go', '/srv/removing'])
+    t.match(start, { code: 125, stdout: '' }, `${name}: refused before it ran: ${start.stderr}`)
+    t.match(start.stderr, `agentjail ${name}`, `${name}: told by what`)
+  }
+  t.match(await run(bench, 'faults', 'id -un'), { code: 0, stdout: 'aj-faults\n' }, 'and anew')
+}
+
 /** Milliseconds: bounds a hang, judges no speed. */
 const timeout = 400_000
 t.setTimeout(2 * timeout)
@@ -105,6 +141,7 @@ for (const isolation of isolations) {
       'the same name': sameName,
       'starts and ends': startsAndEnds,
       'removal of the account': removal,
+      'while an account is being removed': underRemoval,
     }
     await eachCase(t, bench, timeout, cases, (t, name) => silence(t, bench.lab, name))
   })

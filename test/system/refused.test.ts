@@ -4,8 +4,8 @@
  */
 import t, { type Test } from 'tap'
 import type { Result } from '../lab/host.js'
-import type { Lab } from '../lab/lab.js'
 import {
+  broken,
   cwd,
   eachCase,
   granted,
@@ -13,6 +13,7 @@ import {
   jailed,
   nothingLeft,
   openBench,
+  pathOf,
   policy,
   policyPath,
   silence,
@@ -29,21 +30,6 @@ const refused = (t: Test, { code, stdout, stderr }: Result, name: string, why: R
   t.notMatch(stderr, /unexpected|\n\s+at /, `${name}: for people`)
   t.equal(stdout, '', `${name}: the command did not run`)
 }
-
-/** As an administrator's mistake, or a machine out of something, makes them. */
-const broken = async (lab: Lab, program: string, text: string) => {
-  const put = await lab.run(['sh', '-c', `mv ${program} ${program}.away && cat > ${program}`], {
-    input: text,
-  })
-  if (put.code !== 0) throw new Error(put.stderr)
-  await lab.run(['chmod', '755', program])
-  return async () => {
-    await lab.run(['mv', '-f', `${program}.away`, program])
-  }
-}
-
-const pathOf = async (lab: Lab, name: string) =>
-  (await lab.run(['sh', '-c', `readlink -f $(command -v ${name})`])).stdout.trim()
 
 /** The launch's and the gate's own programs: each fails when it is started. */
 const programsFail = async (t: Test, bench: Bench) => {

@@ -4,6 +4,7 @@
  * start, or what is left was told and `agentjail gc` clears it. After a reload that failed the old policy is in force.
  *
  * AGENTJAIL_STEPS=all: every effect; else a sample of so many in each case, the same in each run.
+ * AGENTJAIL_CASE: a regular expression; only cases such as `uid reload undone-on` that it matches.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -22,6 +23,7 @@ import {
 } from './faults-kit.js'
 
 const asked = process.env['AGENTJAIL_STEPS'] ?? '4'
+const only = new RegExp(process.env['AGENTJAIL_CASE'] ?? '')
 const failures = ['undone', 'done', 'undone-on', 'done-on'] as const
 type Failure = (typeof failures)[number]
 
@@ -168,10 +170,9 @@ for (const isolation of isolations) {
     t.equal(ready.code, 0, ready.stderr)
     await lab.remember()
     await lab.capture.clear()
-    const only = process.env['AGENTJAIL_CASE']
     for (const [name, run] of Object.entries({ 'start and stop': startAndStop, reload }))
       for (const failure of failures)
-        if (only === undefined || `${name} ${failure}`.includes(only))
+        if (only.test(`${isolation} ${name} ${failure}`))
           await t.test(`${name}: ${failure}`, { timeout }, (t) => run(t, { lab, prefix }, failure))
   })
 }

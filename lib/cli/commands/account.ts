@@ -2,7 +2,7 @@
  * `agentjail account list|remove`.
  */
 import { exitCode, JailError } from '../../errors.js'
-import { parseJailName, accountName } from '../../plan/names.js'
+import { accountName, jailOf, parseJailName } from '../../plan/names.js'
 import { withoutJail } from '../../session/claim.js'
 import { collectDead, makeState, openContext } from '../../session/context.js'
 import { withLock } from '../../session/lock.js'
@@ -27,7 +27,7 @@ export async function accountCommand(
       name,
       uid,
       home,
-      jail: comment.replace(/^agentjail /, ''),
+      jail: jailOf(comment),
     }))
     const lines = rows.map(
       (row) => `${row.jail.padEnd(26)} ${row.name.padEnd(29)} ${row.uid} ${row.home}\n`,
@@ -45,7 +45,9 @@ export async function accountCommand(
     })
   }
   await withLock(context, () =>
-    withoutJail(context, jail, entry, () => context.platform.removeAccount(entry)),
+    withoutJail(context, ['agentjail', 'account', 'remove', jail], entry, () =>
+      context.platform.removeAccount(entry),
+    ),
   )
   io.stdout.write(`removed ${name} and its home\n`)
   return exitCode.ok

@@ -1,7 +1,10 @@
 /**
  * `agentjail uninstall`: takes away everything agentjail put on this machine, packages aside.
  */
+import { dirname } from 'node:path'
 import { JailError } from '../../errors.js'
+import { withoutJail } from '../../session/claim.js'
+import { makeState } from '../../session/context.js'
 import { withLock } from '../../session/lock.js'
 import { openRegistry } from '../../session/registry.js'
 import { openUpkeep } from '../../session/upkeep.js'
@@ -27,10 +30,19 @@ export async function uninstallCommand(args: UninstallArgs, io: CommandIo): Prom
   const say = (line: string): unknown => io.stdout.write(`${line}\n`)
   const remove = async (): Promise<void> => {
     await refuseWhileHeld(system, config.stateDir)
-    await uninstall({ purge: args.purge, say })
+    await uninstall({
+      purge: args.purge,
+      say,
+      claimed: async (account, work) => {
+        // A restart cleared it, say.
+        await makeState({ system, config })
+        const registry = openRegistry(system, config.stateDir)
+        return await withoutJail({ system, registry }, ['agentjail', 'uninstall'], account, work)
+      },
+    })
   }
-  // Without a state directory nothing was ever set up or running here, and there is nothing to lock.
-  if ((await system.lstat(config.stateDir)) === undefined) await remove()
+  // Where not even its parent is, nothing was ever set up, and the lock cannot be there.
+  if ((await system.lstat(dirname(config.stateDir))) === undefined) await remove()
   else await withLock({ system, config }, remove)
   return 0
 }
