@@ -221,7 +221,6 @@ export class PfAnchor {
   async #enable(store: PfStore): Promise<boolean> {
     const left = await this.pfctl.enabledBy(this.#journal)
     const held = store.token !== undefined && (await this.pfctl.tokens()).has(store.token)
-    if (held && left !== undefined && left !== store.token) await this.pfctl.release(left)
     if (!held) {
       const token = left ?? (await this.pfctl.enable(this.#journal))
       try {
@@ -230,8 +229,10 @@ export class PfAnchor {
         await this.pfctl.release(token)
         throw error
       }
+    } else if (left !== store.token) {
+      if (left !== undefined) await this.pfctl.release(left)
+      await this.#system.removeFile(this.#journal)
     }
-    await this.#system.removeFile(this.#journal)
     return await this.pfctl.isEnabled()
   }
 

@@ -4,7 +4,7 @@
  */
 import { canonicalAddress } from '../../policy/addresses.js'
 
-/** `https/tcp` -> 443, from services(5): pfctl lists single ports by name where they have one. */
+/** `https/tcp` -> 443, from services(5): pfctl of some releases lists single ports by name where they have one. */
 export type Services = ReadonlyMap<string, number>
 
 export function parseServices(text: string): Services {
@@ -30,7 +30,7 @@ export function findDifference(
   const lines = listed
     .split('\n')
     .filter((line) => line !== '')
-    .map((line) => numericPorts(line, services))
+    .map((line) => plainAddresses(numericPorts(line, services)))
   for (const [index, rule] of expected.entries()) {
     const line = lines[index]
     if (line === undefined) return `missing: ${rule}`
@@ -46,6 +46,15 @@ function numericPorts(line: string, services: Services): string {
     const port = services.get(`${name}/${proto}`)
     return port === undefined ? whole : ` port = ${String(port)}`
   })
+}
+
+/** inet_ntop(3) of macOS writes the low half of `::5:6` as dotted IPv4: `::0.5.0.6`. */
+function plainAddresses(line: string): string {
+  return line.replace(/(?<=\s)::[0-9a-f:]*(?:\d{1,3}\.){3}\d{1,3}/g, (text) => canonical(text))
+}
+
+function canonical(text: string): string {
+  return canonicalAddress(text) ?? text
 }
 
 /** From `pfctl -s info`; undefined where there is no status line. */
@@ -81,6 +90,7 @@ export function parseTable(text: string): string[] {
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '')
+    .map((entry) => entry.replace(/^[^/]+/, canonical))
 }
 
 export interface StateEnds {
@@ -88,20 +98,23 @@ export interface StateEnds {
   readonly right: string
 }
 
-/** From `pfctl -s states`: the addresses of both ends, without ports. */
+/**
+ * From `pfctl -s states`: the addresses of both ends, without ports. Of a translated connection a third one stands
+ * between: `ALL tcp 10.0.0.2:5000 -> 192.168.1.10:61000 -> 203.0.113.25:465`.
+ */
 export function parseStates(text: string): StateEnds[] {
   return text.split('\n').flatMap((line) => {
-    const match = /^\S+ \S+ (\S+)(?: \(\S+\))? (?:->|<-) (\S+)/.exec(line)
-    const left = addressOf(match?.[1])
-    const right = addressOf(match?.[2])
-    return left === undefined || right === undefined ? [] : [{ left, right }]
+    const addresses = line.split(/\s+/).flatMap((word) => addressOf(word) ?? [])
+    const [left, right] = [addresses.at(0), addresses.at(-1)]
+    if (left === undefined || right === undefined || addresses.length < 2) return []
+    return [{ left, right }]
   })
 }
 
-/** `192.0.2.1:443` or `2001:db8::1[443]`. */
-function addressOf(end: string | undefined): string | undefined {
-  const address = end?.replace(/(\[\d+\]|(?<=^[\d.]+):\d+)$/, '') ?? ''
-  return canonicalAddress(address) === undefined ? undefined : address
+/** `192.0.2.1:443` or `2001:db8::1[443]`; what follows is hexadecimal for ESP, `~` marks UDP filtered by address only. */
+function addressOf(word: string): string | undefined {
+  const bare = word.replaceAll('~', '').replace(/(\[[0-9a-f]+\]|(?<=^[\d.]+):[0-9a-f]+)$/, '')
+  return canonicalAddress(bare)
 }
 
 /** How agentjail's anchor is reached from the main ruleset. */

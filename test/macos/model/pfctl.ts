@@ -385,13 +385,6 @@ class Pfctl {
       quirks.busyLoads--
       return this.#fail(1, 'pfctl: DIOCXCOMMIT: Resource busy\n')
     }
-    if (
-      parsed.statements.some(
-        (rule) =>
-          rule.kind === 'filter' && rule.routeTo !== undefined && rule.direction === undefined,
-      )
-    )
-      return this.#fail(1, 'pfctl: DIOCADDRULE: Invalid argument\n')
     const { loseRule } = quirks
     const rules = text
       .split('\n')

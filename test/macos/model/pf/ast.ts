@@ -77,3 +77,6 @@ export interface Parsed {
   readonly statements: readonly Statement[]
   readonly warnings: readonly string[]
 }
+
+/** UID_MAX of macOS (`<sys/syslimits.h>`): the owner of what has none here, `unknown` in a rule. */
+export const noUid = 0x7fff_ffff

@@ -4,7 +4,15 @@
  * it never sees agentjail's own rule types.
  */
 import { BlockList, isIPv4 } from 'node:net'
-import type { End, FilterRule, Host, Matchers, NumberTest, Parsed } from './ast.js'
+import {
+  noUid,
+  type End,
+  type FilterRule,
+  type Host,
+  type Matchers,
+  type NumberTest,
+  type Parsed,
+} from './ast.js'
 
 export interface Packet {
   readonly direction: 'in' | 'out'
@@ -47,8 +55,6 @@ export interface Verdict {
   /** `state`, or the anchor path of the rule that decided (empty: main ruleset or no rule). */
   readonly by: string
 }
-
-const noUid = 0xffff_ffff
 
 export function evaluate(world: PfWorld, packet: Packet): Verdict {
   if (!world.enabled || world.skipped?.includes(packet.on) === true)

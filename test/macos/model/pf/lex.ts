@@ -1,6 +1,7 @@
 /**
  * The tokens of pf.conf(5), after the grammar section of the manual and the lexer's known habits:
- * a word ends at ( ) { } < > ! = / # , or white space; `\` joins lines; a newline is a token.
+ * a word starts with a letter, a digit, `_` or `:` and ends at ( ) { } < > ! = / # , or white space; digits are a number
+ * only before white space or ) , / } =; `\` joins lines; a newline is a token.
  * Part of the tests: written from the manual, shares nothing with lib/backend/pf.
  */
 export interface Token {
@@ -16,6 +17,21 @@ export class PfSyntaxError extends Error {
     this.line = line
   }
 }
+
+/** Words of the grammar: unquoted, they are no name of anything. */
+const reserved = new Set(
+  (
+    'all allow-opts altq anchor antispoof any binat binat-anchor bitmask block block-policy code debug drop dscp ' +
+    'dummynet dummynet-anchor dup-to extfilter extmap fastroute file fingerprints flags floating flush for fragment ' +
+    'from global group hostid icmp-type icmp6-type if-bound in include inet inet6 keep label limit load log ' +
+    'loginterface max max-mss min-ttl modulate nat nat-anchor no no-df no-route no-sync on optimization os out ' +
+    'overload pass pipe port priority probability proto queue quick random random-id rdr rdr-anchor reassemble ' +
+    'reply-to require-order return return-icmp return-icmp6 return-rst round-robin route route-to rtable rule ' +
+    'ruleset-optimization sc scrub scrub-anchor set skip source-hash source-track state state-policy static-port ' +
+    'sticky-address synproxy table tag tagged timeout to tos ttl urpf-failed user'
+  ).split(' '),
+)
+export const isReserved = ({ kind, text }: Token): boolean => kind === 'word' && reserved.has(text)
 
 const ops = ['->', '><', '<>', '<=', '>=', '!=', '(', ')', '{', '}', '<', '>', '!', '=', '/', ',']
 
@@ -54,9 +70,9 @@ export function lex(text: string): Token[] {
       at += op.length
       continue
     }
-    const word = /^[!-~]+?(?=[(){}<>!=/#,\s"]|$)/.exec(rest)
+    const word = /^(?:[A-Za-z0-9_:][!-~]*?|\$\w+|-\d+)(?=[(){}<>!=/#,\s]|$)/.exec(rest)
     if (word === null) throw new PfSyntaxError(line)
-    const isNumber = /^\d+$/.test(word[0])
+    const isNumber = /^-?\d+(?=[),/}=\s]|$)/.exec(rest)?.[0] === word[0]
     tokens.push({ kind: isNumber ? 'number' : 'word', text: word[0], line })
     at += word[0].length
   }

@@ -3,17 +3,18 @@
  * it does not know is a syntax error. Written from the manual, apart from the printer it judges.
  */
 import { isIPv4, isIPv6 } from 'node:net'
-import type {
-  End,
-  FilterRule,
-  Host,
-  Matchers,
-  NumberTest,
-  Parsed,
-  Statement,
-  Table,
+import {
+  noUid,
+  type End,
+  type FilterRule,
+  type Host,
+  type Matchers,
+  type NumberTest,
+  type Parsed,
+  type Statement,
+  type Table,
 } from './ast.js'
-import { lex, PfSyntaxError, type Token } from './lex.js'
+import { isReserved, lex, PfSyntaxError, type Token } from './lex.js'
 
 export interface ParseEnvironment {
   /** Names that resolve when a rule or table is loaded. */
@@ -31,7 +32,6 @@ const services = new Map([
 const protocols = new Set(['tcp', 'udp', 'icmp', 'icmp6', 'ipv6-icmp', 'igmp', 'esp', 'gre'])
 const sections = ['options', 'normalization', 'queueing', 'translation', 'filtering'] as const
 const maxPort = 65_535
-const noUid = 0xffff_ffff
 
 export function parsePf(text: string, environment: ParseEnvironment): Parsed {
   return new Parser(lex(text), environment).file()
@@ -177,10 +177,17 @@ class Parser {
       const on = this.#word()
       const address = this.#word()
       this.#expect(')')
+      if (head.direction === undefined)
+        throw this.#error('direction must be explicit with rules that specify routing')
       routeTo = { on, address }
     }
     const { families, protos, ends } = this.#where()
+    const hop = routeTo === undefined ? undefined : familyOf(routeTo.address)
+    if (hop !== undefined && families.some((family) => family !== undefined && family !== hop))
+      throw this.#error('no routing address with matching address family found.')
     const options = this.#options()
+    if (action !== 'pass' && options.state === 'keep')
+      throw this.#error("keep state on block rules doesn't make sense")
     if (
       options.flags !== undefined &&
       protos.some((proto) => proto !== undefined && proto !== 'tcp')
@@ -247,6 +254,12 @@ class Parser {
       if (this.#accept('port')) target = { address, port: this.#portNumber() }
     }
     if (negated === (target !== undefined)) throw this.#error()
+    const to = target === undefined ? undefined : familyOf(target.address)
+    if (to !== undefined && families.some((family) => family !== undefined && family !== to))
+      throw this.#error('no translation address with matching address family found.')
+    for (const [, { port }] of ends)
+      if (port !== undefined && port.op !== '=' && port.op !== ':')
+        throw this.#error('invalid port operator for rdr destination port')
     const options = { users: [undefined] }
     const head = { on, quick: false }
     for (const each of on)
@@ -382,7 +395,8 @@ class Parser {
         if (seen.has('label')) throw this.#error('label cannot be redefined')
         this.#once(seen, 'label')
         const label = this.#next()
-        if (label.kind !== 'string' && label.kind !== 'word') throw this.#error()
+        if ((label.kind !== 'string' && label.kind !== 'word') || isReserved(label))
+          throw this.#error()
         if (label.text.length > 63) throw this.#error('rule label too long (max 63 chars)')
         options.label = label.text
       } else if (token.text === 'keep' || token.text === 'no') {
@@ -406,6 +420,7 @@ class Parser {
     this.#expect('/')
     const mask = this.#word()
     if (!/^[FSRPAUEW]*$/.test(set) || !/^[FSRPAUEW]+$/.test(mask)) throw this.#error()
+    if ([...set].some((flag) => !mask.includes(flag))) throw this.#error('flags always false')
     return { set, mask }
   }
 
@@ -423,7 +438,8 @@ class Parser {
   #uid(): number {
     const token = this.#next()
     if (token.kind === 'number') {
-      if (Number(token.text) >= noUid) throw this.#error(`illegal uid value ${token.text}`)
+      if (Number(token.text) < 0 || Number(token.text) >= noUid)
+        throw this.#error(`illegal uid value ${token.text}`)
       return Number(token.text)
     }
     if (token.kind !== 'word') throw this.#error()
@@ -546,7 +562,7 @@ class Parser {
 
   #word(): string {
     const token = this.#next()
-    if (token.kind !== 'word' && token.kind !== 'number') throw this.#error()
+    if ((token.kind !== 'word' && token.kind !== 'number') || isReserved(token)) throw this.#error()
     return token.text
   }
 
@@ -571,6 +587,10 @@ interface Options {
 }
 
 const anyEnd: End = { not: false, host: { kind: 'any' } }
+
+function familyOf(address: string): 4 | 6 {
+  return address.includes(':') ? 6 : 4
+}
 
 function netText({ family, address, prefix }: Extract<Host, { kind: 'net' }>): string {
   return prefix === (family === 4 ? 32 : 128) ? address : `${address}/${String(prefix)}`
