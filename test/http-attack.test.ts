@@ -85,6 +85,10 @@ const cases: Case[] = [
     ['x-amz-security-token', attacker],
     ['OpenAI-Organization', 'org-attacker'],
     ['OpenAI-Project', 'proj-attacker'],
+    ['ChatGPT-Account-Id', 'attacker'],
+    ['x_api_key', attacker],
+    ['x.api.key', attacker],
+    ['X-RapidAPI-Key', attacker],
   ].map(([name = '', value]): Case => ({
     title: `header: further credential ${name}`,
     credential: byHeader,
@@ -115,6 +119,114 @@ const cases: Case[] = [
     },
     reason: 'credential-extra',
     inBody: true,
+  },
+  ...[
+    [
+      'behind a quoted file name that looks like a name',
+      'Content-Disposition: form-data; filename="; name=x"; name="token"',
+    ],
+    ['in a folded line', 'Content-Disposition: form-data;\r\n name="token"'],
+    ['in pieces (RFC 2231)', 'Content-Disposition: form-data; name*0="to"; name*1="ken"'],
+    ['encoded (RFC 2231)', "Content-Disposition: form-data; name*=utf-8''%74oken"],
+    ['with an escaped letter', 'Content-Disposition: form-data; name="to\\ken"'],
+    [
+      'in a line longer than what is kept of the chunk before',
+      `Content-Disposition: form-data; x="${'y'.repeat(40_000)}"; name="token"`,
+    ],
+  ].map(([how = '', line = '']): Case => ({
+    title: `header: further credential in a multipart body, ${how}`,
+    credential: byHeader,
+    ask: {
+      method: 'POST',
+      headers: { ...bearer, 'content-type': 'multipart/form-data; boundary=x' },
+      body: `--x\r\n${line}\r\n\r\n${attacker}\r\n--x--`,
+    },
+    ...(/longer|pieces/.test(how)
+      ? { reason: 'http-malformed', status: 400 }
+      : { reason: 'credential-extra' }),
+    inBody: true,
+  })),
+  {
+    title: 'header: multipart fields that are no credential',
+    credential: byHeader,
+    ask: {
+      method: 'POST',
+      headers: { ...bearer, 'content-type': 'multipart/form-data; boundary=x' },
+      body: `--x\r\nContent-Disposition: form-data; name="file"; filename="my token.txt"\r\n\r\nname=token; content-disposition: x ${'z'.repeat(20_000)}\r\n--x--`,
+    },
+  },
+  {
+    title: 'header: a multipart body that cannot be read',
+    credential: byHeader,
+    ask: {
+      method: 'POST',
+      headers: {
+        ...bearer,
+        'content-type': 'multipart/form-data; boundary=x',
+        'content-encoding': 'gzip',
+      },
+      body: 'xx',
+    },
+    reason: 'body-not-granted',
+  },
+  ...[
+    undefined,
+    'x',
+    ', application/x-www-form-urlencoded',
+    'application/x-www-form-urlencoded x',
+  ].map((type): Case => ({
+    title: `header: further credential in a form of type ${String(type)}`,
+    credential: byHeader,
+    ask: {
+      method: 'POST',
+      headers: { ...bearer, ...(type === undefined ? {} : { 'content-type': type }) },
+      body: `a=b&token=${attacker}`,
+    },
+    reason: 'credential-extra',
+  })),
+  {
+    title: 'header: the type that a body is judged by, taken off by Connection',
+    credential: byHeader,
+    ask: {
+      method: 'POST',
+      headers: { ...bearer, ...json, connection: 'close, content-type' },
+      body: `{"a":"&token=${attacker}&"}`,
+    },
+    reason: 'http-malformed',
+    status: 400,
+  },
+  ...[
+    ['a key as OpenAI takes it', `realtime, openai-insecure-api-key.${attacker}`],
+    ['an account', 'realtime, openai-organization.org-attacker'],
+    ['a bearer as Kubernetes takes it', 'base64url.bearer.authorization.k8s.io.c2stOTg3NjU0MzIxMA'],
+    ['a key alone', `chat, ${attacker}`],
+  ].map(([what = '', protocols]): Case => ({
+    title: `header: WebSocket protocols with ${what}`,
+    credential: byHeader,
+    ask: {
+      headers: {
+        ...bearer,
+        connection: 'upgrade',
+        upgrade: 'websocket',
+        'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
+        'sec-websocket-protocol': protocols,
+      },
+    },
+    reason: 'credential-extra',
+  })),
+  {
+    title: 'header: WebSocket protocols that are none',
+    credential: byHeader,
+    ask: {
+      headers: {
+        ...bearer,
+        connection: 'upgrade',
+        upgrade: 'websocket',
+        'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
+        'sec-websocket-protocol':
+          'realtime, openai-beta.realtime-v1, graphql-transport-ws, v4.base64.channel.k8s.io',
+      },
+    },
   },
   {
     title: 'header: harmless headers and parameters pass',
@@ -168,6 +280,18 @@ const cases: Case[] = [
     ask: { path: `/x?key=${key}&%4bey=${attacker}` },
     reason: 'credential-extra',
   },
+  ...['APPID', 'appid[]', 'app%69d%00', ' appid'].map((name): Case => ({
+    title: `query: a name of its own, second as ${name}`,
+    credential: pin({ in: { kind: 'query', name: 'appid' }, format: '{}' }),
+    ask: { path: `/x?appid=${key}&${name.replace(' ', '%20')}=${attacker}` },
+    reason: 'credential-extra',
+  })),
+  {
+    title: 'header: a name of its own, second in the spelling that CGI makes the same',
+    credential: pin({ in: { kind: 'header', name: 'x-team' }, format: '{}' }),
+    ask: { headers: { 'x-team': key, x_team: attacker } },
+    reason: 'credential-extra',
+  },
   {
     title: 'query: none',
     credential: byQuery,
@@ -211,6 +335,20 @@ const cases: Case[] = [
     ask: { path: '/%62ot666:evil/sendMessage' },
     reason: 'credential-mismatch',
   },
+  {
+    title: "path: attacker's behind the prefix in upper case, the right one later",
+    credential: byPath,
+    ask: { path: '/BOT666:evil/bot12345:AAbbCC/sendMessage' },
+    reason: 'credential-mismatch',
+  },
+  ...['/bot12345:AAbbCC;x/getMe', '/bot12345:AAbbCC%3Bx/getMe', '/bot/12345:AAbbCC/getMe'].map(
+    (path): Case => ({
+      title: `path: ${path}`,
+      credential: byPath,
+      ask: { path },
+      reason: 'credential-mismatch',
+    }),
+  ),
   {
     title: 'basic: right, any user, which is rewritten',
     credential: byBasic,
@@ -409,7 +547,22 @@ t.test('smuggling', async (t) => {
     [
       'Authorization named by Connection',
       `GET / HTTP/1.1\r\n${host}Connection: authorization\r\n${auth}\r\n`,
-      403,
+      400,
+    ],
+    [
+      'a WebSocket with a body',
+      `GET / HTTP/1.1\r\n${host}${auth}Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: ${String(evil.length)}\r\n\r\n${evil}`,
+      400,
+    ],
+    [
+      'a WebSocket with a chunked body',
+      `GET / HTTP/1.1\r\n${host}${auth}Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n${evil}`,
+      400,
+    ],
+    [
+      'a WebSocket asked for by POST',
+      `POST / HTTP/1.1\r\n${host}${auth}Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: ${String(evil.length)}\r\n\r\n${evil}`,
+      0,
     ],
     [
       'absolute form to another host',

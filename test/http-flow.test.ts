@@ -22,6 +22,7 @@ interface Case {
 
 const models: HttpRule[] = [{ method: 'GET', path: '/v1/models/**' }]
 const send: HttpRule[] = [{ method: 'POST', path: '/bot/send', json: { chat_id: [42, 'me'] } }]
+const large: HttpRule[] = [{ method: 'POST', path: '/bot/send', json: { chat_id: [2 ** 53] } }]
 const small: HttpRule[] = [{ method: 'POST', path: '/up', maxBody: 10 }]
 const repos: HttpRule[] = [
   { method: 'GET', path: '/repos/acme/**' },
@@ -85,6 +86,8 @@ const cases: Case[] = [
   { rules: send, ask: posted('{"chat_id":"42"}'), want: '/bot/send' },
   { rules: send, ask: posted('chat_id=me&text=x', form), want: '/bot/send' },
   { rules: send, ask: posted('{"chat_id":43}'), want: 'body-not-granted' },
+  // The same number to a parser of 64-bit floats alone.
+  { rules: large, ask: posted('{"chat_id":9007199254740993}'), want: 'body-not-granted' },
   { rules: send, ask: posted('{"text":"x"}'), want: 'body-not-granted' },
   { rules: send, ask: posted('{"chat_id":[42]}'), want: 'body-not-granted' },
   { rules: send, ask: posted('{"chat_id":43,"chat_id":42}'), want: 'body-not-granted' },
@@ -280,6 +283,23 @@ t.test('Expect: 100-continue is answered only where the request is granted', asy
   await stage.close()
 })
 
+t.test('an offer of h2c is left out, and the request served as it is', async (t) => {
+  const stage = await openStage({ grants: [grant()] })
+  const request = (path: string) =>
+    `POST ${path} HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 5\r\n\r\nhello`
+  const reply = await askRaw(stage, request('/one') + request('/two'))
+  t.match(reply, /^HTTP\/1\.1 200 [\s\S]*got hello[\s\S]*HTTP\/1\.1 200 [\s\S]*got hello/)
+  t.same(
+    stage.seen.map(({ url, body }) => [url, body]),
+    [
+      ['/one', 'hello'],
+      ['/two', 'hello'],
+    ],
+  )
+  t.notMatch(JSON.stringify(stage.seen), /upgrade|http2/i)
+  await stage.close()
+})
+
 t.test('WebSocket: bytes both ways, counted, closed with either side', async (t) => {
   const limit: { reached?: ReasonCode } = {}
   const stage = await openStage({
@@ -323,6 +343,23 @@ t.test('WebSocket: bytes both ways, counted, closed with either side', async (t)
   await new Promise((resolve) => socket.once('close', resolve))
   t.same(stage.denials(), ['budget-upload'])
   t.notMatch(text, /too much/)
+  await stage.close()
+})
+
+t.test('WebSocket asked for before the answer to the request ahead of it', async (t) => {
+  const stage = await openStage({
+    grants: [grant()],
+    onUpgrade: (_request, socket) => {
+      socket.end(
+        'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nsocket',
+      )
+    },
+  })
+  const reply = await askRaw(
+    stage,
+    'GET /ahead HTTP/1.1\r\nHost: api.example.com\r\n\r\nGET /ws HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
+  )
+  t.match(reply, /^HTTP\/1\.1 200 [\s\S]*got [\s\S]*HTTP\/1\.1 101 [\s\S]*socket$/)
   await stage.close()
 })
 
@@ -378,7 +415,11 @@ t.test('inject: the placeholder is swapped on the way out, the key on the way ba
       ],
       onRequest: (request, response) => {
         const text = JSON.stringify(request.headers)
-        response.setHeader('x-echo', String(request.headers[place]))
+        const echo = String(request.headers[place])
+        response.setHeader('x-echo', echo)
+        response.setHeader('trailer', 'x-sum')
+        response.statusMessage = `OK ${echo}`
+        response.addTrailers({ 'x-sum': echo })
         response.setHeader('set-cookie', 'a=b')
         if (request.url === '/gzip') {
           response.setHeader('content-encoding', 'gzip')
@@ -392,7 +433,10 @@ t.test('inject: the placeholder is swapped on the way out, the key on the way ba
     for (const path of ['/', '/gzip', '/split']) {
       const reply = await ask(stage, { ...given, path })
       t.equal(reply.status, 200, title)
-      t.notMatch(JSON.stringify(reply), new RegExp(key), `${title} ${path}: no key comes back`)
+      for (const form of [key, Buffer.from(`x-access-token:${key}`).toString('base64')]) {
+        t.notMatch(JSON.stringify(reply), form, `${title} ${path}: no key comes back`)
+      }
+      t.ok(reply.trailers['x-sum'], `${title} ${path}: trailers come`)
       t.equal(reply.headers['set-cookie'], undefined)
       if (!format.includes('b64')) t.match(reply.body, new RegExp(placeholder))
     }

@@ -224,6 +224,7 @@ async function dialTo(server: net.Server): Promise<Socket> {
 
 export interface Reply {
   readonly status: number
+  readonly statusText: string
   readonly headers: http.IncomingHttpHeaders
   readonly body: string
   readonly trailers: NodeJS.Dict<string>
@@ -256,6 +257,7 @@ export async function ask(stage: Stage, request: Ask = {}): Promise<Reply> {
       collect(response).then((text) => {
         resolve({
           status: response.statusCode ?? 0,
+          statusText: response.statusMessage ?? '',
           headers: response.headers,
           body: text,
           trailers: response.trailers,

@@ -3,9 +3,9 @@
  * Invariant: a body that two parsers could read differently (duplicate fields, another encoding) is refused.
  */
 import { isCredentialParameter } from './foreign.js'
-import { contentType } from './decide.js'
+import { contentType, isEncoded } from './decide.js'
 import { judgeKey } from './credential.js'
-import { deny, type Denial, type Plan, type RequestHead } from './message.js'
+import { type BodyCheck, deny, type Denial, type Plan, type RequestHead } from './message.js'
 import { shortHash } from './secrets.js'
 import { parseParameters } from './target.js'
 import { topLevelKeys } from './json-keys.js'
@@ -48,7 +48,7 @@ function judgePlan(head: RequestHead, plan: Plan, bytes: Buffer): JudgedBody | D
   const { bodyCheck, credential } = plan
   if (plan.maxBody !== undefined && bytes.length > plan.maxBody) return deny(413, 'body-too-large')
   if (bodyCheck === undefined) return { kind: 'body', plan, bytes }
-  const fields = readFields(head, bytes)
+  const fields = readFields(head, bytes, bodyCheck)
   if (typeof fields === 'string') return deny(403, 'body-not-granted', { detail: fields })
   const ambiguous = findAmbiguous(fields, bodyCheck.json ?? {}, bodyCheck.credentialField)
   if (ambiguous !== undefined) {
@@ -106,15 +106,14 @@ function valueFits(value: unknown, allowed: readonly Scalar[], isTyped: boolean)
     return false
   }
   if (isTyped && typeof value === 'boolean') return allowed.includes(value)
+  // Rounded here, and another number to a server that reads all its digits.
+  if (Number.isInteger(value) && !Number.isSafeInteger(value)) return false
   return allowed.some((each) => String(each) === String(value))
 }
 
 /** A string: why the body can't be judged. */
-function readFields(head: RequestHead, bytes: Buffer): Fields | string {
-  const encoding = head.fields.find(([name]) => name.toLowerCase() === 'content-encoding')?.[1]
-  if (encoding !== undefined && encoding.trim().toLowerCase() !== 'identity') {
-    return 'compressed body'
-  }
+function readFields(head: RequestHead, bytes: Buffer, check: BodyCheck): Fields | string {
+  if (isEncoded(head)) return 'compressed body'
   const match = /^([a-z0-9.+-]+\/[a-z0-9.+-]+)\s*(?:$|;(.*)$)/.exec(contentType(head))
   const type = match?.[1]
   const charset = /charset\s*=\s*"?([^";\s]*)/.exec(match?.[2] ?? '')?.[1]
@@ -127,6 +126,9 @@ function readFields(head: RequestHead, bytes: Buffer): Fields | string {
   }
   if (type === 'application/json' || type?.endsWith('+json') === true) return readJson(text)
   if (type === 'application/x-www-form-urlencoded') return readForm(text)
+  // Only to find what may not be there: what must be there has to be sure of its type.
+  const mustBeThere = check.json !== undefined || check.credentialField !== undefined
+  if (type === undefined && !mustBeThere) return readForm(text)
   return 'neither JSON nor a form'
 }
 

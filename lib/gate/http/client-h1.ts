@@ -29,8 +29,8 @@ export class Http1Client implements Client {
     this.authority = request.headers.host
   }
 
-  /** A request with an Upgrade field: Node has taken its parser off the socket. */
-  static forUpgrade(request: IncomingMessage, socket: Socket, early: Buffer): Http1Client {
+  /** A request for a WebSocket: Node has taken its parser off the socket. */
+  static forWebSocket(request: IncomingMessage, socket: Socket, early: Buffer): Http1Client {
     const response = new ServerResponse(request)
     response.assignSocket(socket)
     response.shouldKeepAlive = false
@@ -95,7 +95,7 @@ export class Http1Client implements Client {
   }
 }
 
-function isWebSocket(request: IncomingMessage): boolean {
+export function isWebSocket(request: IncomingMessage): boolean {
   return request.method === 'GET' && request.headers.upgrade?.toLowerCase() === 'websocket'
 }
 

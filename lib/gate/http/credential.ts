@@ -3,7 +3,13 @@
  * Invariant: what leaves is written from the policy's value; the client's bytes are only compared.
  */
 import type { ResolvedCredential } from '../protocol.js'
-import { isCredentialHeader, isCredentialParameter } from './foreign.js'
+import {
+  credentialProtocol,
+  isCredentialHeader,
+  isCredentialParameter,
+  plainHeader,
+  plainParameter,
+} from './foreign.js'
 import { deny, type Denial, type Field } from './message.js'
 import { sameSecret, shortHash } from './secrets.js'
 import type { Parameter } from './target.js'
@@ -72,17 +78,20 @@ function findForeign(draft: Draft, credential: ResolvedCredential): Denial | und
   for (const [name, value] of draft.fields) {
     const lower = name.toLowerCase()
     if (lower === own && ++seen === 1) continue
-    if (lower === own || isCredentialHeader(lower)) {
+    const isOwn = own !== undefined && plainHeader(lower) === plainHeader(own)
+    const protocol = lower === 'sec-websocket-protocol' ? credentialProtocol(value) : undefined
+    if (isOwn || isCredentialHeader(lower) || protocol !== undefined) {
       return deny(403, 'credential-extra', { detail: `header ${lower} #${shortHash(value)}` })
     }
   }
   const ownParameter = place.kind === 'query' ? place.name : undefined
+  const plainOwn = ownParameter === undefined ? undefined : plainParameter(ownParameter)
   let seenParameters = 0
   for (const parameter of draft.parameters) {
     // Some servers also split at `;`.
     for (const piece of [parameter.name, ...laterNames(parameter.value)]) {
       if (piece === ownParameter && ++seenParameters === 1) continue
-      if (piece === ownParameter || isCredentialParameter(piece)) {
+      if (plainParameter(piece) === plainOwn || isCredentialParameter(piece)) {
         const detail = `parameter ${piece.slice(0, 40)} #${shortHash(parameter.value)}`
         return deny(403, 'credential-extra', { detail })
       }
@@ -196,10 +205,11 @@ function applyPath(
 ): Denial | undefined {
   const { segments } = draft
   if (segments === undefined) return deny(403, 'path-not-granted', { detail: 'ambiguous path' })
-  // Without a rule that says where: the first segment that could be one.
-  const at = tokenAt ?? segments.findIndex((segment) => segment.startsWith(prefix))
+  // Without a rule that says where: the first segment that could be one, for a host that takes any case too.
+  const isOne = (segment: string) => segment.toLowerCase().startsWith(prefix.toLowerCase())
+  const at = tokenAt ?? segments.findIndex(isOne)
   const segment = segments[at]
-  if (!segment?.startsWith(prefix)) return deny(403, 'credential-missing')
+  if (segment === undefined || !isOne(segment)) return deny(403, 'credential-missing')
   let presented: string
   try {
     presented = decodeURIComponent(segment.slice(prefix.length))

@@ -9,7 +9,7 @@ import type { Grant, HttpRule } from '../../policy/types.js'
 import { reportGrant } from '../grants.js'
 import type { ResolvedCredential } from '../protocol.js'
 import { applyCredential, type Draft } from './credential.js'
-import { multiplicityProblem, endToEnd } from './fields.js'
+import { endToEnd, fieldProblem } from './fields.js'
 import { isCredentialHeader, overrideHeaders } from './foreign.js'
 import {
   type BodyCheck,
@@ -45,6 +45,7 @@ const nearness: readonly ReasonCode[] = [
   'credential-missing',
   'credential-mismatch',
   'body-too-large',
+  'body-not-granted',
 ]
 
 /** Checks the authority that a request names against the connection it came on. */
@@ -69,8 +70,11 @@ export function judge(
   grants: readonly Grant[],
   credentials: readonly ResolvedCredential[],
 ): Judgement {
-  const malformed = multiplicityProblem(head.fields)
+  const malformed = fieldProblem(head.fields)
   if (malformed !== undefined) return deny(400, 'http-malformed', { detail: malformed })
+  if (head.webSocket && head.hasBody) {
+    return deny(400, 'http-malformed', { detail: 'a WebSocket with a body' })
+  }
   if (!knownMethods.has(head.method) || head.method === 'CONNECT' || head.method === 'TRACE') {
     return deny(403, 'method-not-granted', { detail: head.method.slice(0, 40) })
   }
@@ -168,6 +172,10 @@ function judgeRule(
   if (maxBody !== undefined && (head.contentLength ?? 0) > maxBody) {
     return deny(413, 'body-too-large', { detail: `${String(head.contentLength)} bytes` })
   }
+  const isMultipart = own !== undefined && contentType(head).startsWith('multipart/')
+  if (isMultipart && isEncoded(head)) {
+    return deny(403, 'body-not-granted', { detail: 'compressed body' })
+  }
   const path = judgesPath && draft.segments ? joinSegments(draft.segments) : target.rawPath
   const query = own === undefined ? target.query : queryText(draft.parameters, target.query)
   return {
@@ -186,7 +194,7 @@ function judgeRule(
     fields: draft.fields,
     maxBody,
     bodyCheck: bodyCheck(head, rule, own),
-    scanMultipart: own !== undefined && contentType(head).startsWith('multipart/'),
+    scanMultipart: isMultipart,
     credential: own,
   }
 }
@@ -250,13 +258,18 @@ function bodyLimit(grant: Grant, rule: HttpRule | undefined): number | undefined
   return grant.access === 'read-only' ? 0 : rule?.maxBody
 }
 
+const formType = /^application\/x-www-form-urlencoded(?:[;\s]|$)/
+const mediaType = /^[a-z0-9.+-]+\/[a-z0-9.+-]+\s*(?:;|$)/
+
 function bodyCheck(
   head: RequestHead,
   rule: HttpRule | undefined,
   credential: ResolvedCredential | undefined,
 ): BodyCheck | undefined {
   const credentialField = credential?.in.kind === 'body' ? credential.in.name : undefined
-  const isForm = contentType(head).startsWith('application/x-www-form-urlencoded')
+  const type = contentType(head)
+  // Without a type that can be read, some servers look for a form.
+  const isForm = formType.test(type) || !mediaType.test(type)
   const needed =
     rule?.json !== undefined ||
     credentialField !== undefined ||
@@ -269,6 +282,12 @@ function bodyCheck(
 export function contentType(head: Pick<RequestHead, 'fields'>): string {
   const field = head.fields.find(([name]) => name.toLowerCase() === 'content-type')
   return (field?.[1] ?? '').trim().toLowerCase()
+}
+
+/** The body is compressed. */
+export function isEncoded({ fields }: Pick<RequestHead, 'fields'>): boolean {
+  const encoding = fields.find(([name]) => name.toLowerCase() === 'content-encoding')?.[1]
+  return encoding !== undefined && encoding.trim().toLowerCase() !== 'identity'
 }
 
 function queryText(parameters: readonly Parameter[], given: string | undefined) {
@@ -290,7 +309,7 @@ function findElsewhere(
   const texts = [head.target, decodeLoosely(head.target)]
   for (const [name, value] of head.fields) {
     texts.push(value)
-    const basic = isCredentialHeader(name.toLowerCase()) && /^basic +(\S+)$/i.exec(value)
+    const basic = isCredentialHeader(name) && /^basic +(\S+)$/i.exec(value)
     if (basic) texts.push(Buffer.from(basic[1] ?? '', 'base64').toString('utf8'))
   }
   for (const credential of foreign) {

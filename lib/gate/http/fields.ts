@@ -29,17 +29,22 @@ const single = new Set([
   'expect',
 ])
 
-/** What is wrong with how often fields occur; `undefined`: nothing. */
-export function multiplicityProblem(fields: readonly Field[]): string | undefined {
+/** Why fields can't stand beside each other; `undefined`: they can. */
+export function fieldProblem(fields: readonly Field[]): string | undefined {
   const seen = new Set<string>()
   for (const [name] of fields) {
     const lower = name.toLowerCase()
     if (single.has(lower) && seen.has(lower)) return `two ${lower}`
     seen.add(lower)
   }
-  return seen.has('content-length') && seen.has('transfer-encoding')
-    ? 'content-length and transfer-encoding'
-    : undefined
+  if (seen.has('content-length') && seen.has('transfer-encoding')) {
+    return 'content-length and transfer-encoding'
+  }
+  // It would be judged, and not be sent.
+  for (const option of connectionOptions(fields)) {
+    if (seen.has(option) && !hopByHop.has(option)) return `connection: ${option}`
+  }
+  return undefined
 }
 
 /** The fields of a request that go on to the other side, in order. */

@@ -17,12 +17,11 @@ export function maskedPath(target: string, credentials: readonly ResolvedCredent
     }
     if (credential.in.kind !== 'path') continue
     const { prefix } = credential.in
+    const isOne = (segment: string) => segment.toLowerCase().startsWith(prefix.toLowerCase())
     path = path
       .split('/')
       .map((segment) =>
-        segment.startsWith(prefix) && segment.length >= prefix.length + minKey
-          ? `${prefix}{token}`
-          : segment,
+        isOne(segment) && segment.length >= prefix.length + minKey ? `${prefix}{token}` : segment,
       )
       .join('/')
   }

@@ -3,8 +3,8 @@
  * Invariant: nothing is passed on that the limit, the budget or the scan had not seen first.
  */
 import { Transform, type TransformCallback } from 'node:stream'
-import { isCredentialParameter, multipartCredential } from './foreign.js'
 import { deny, type Denial } from './message.js'
+import { MultipartScan } from './multipart.js'
 
 /** Ends a stream for a reason of the policy. */
 export class DeniedError extends Error {
@@ -29,15 +29,16 @@ export interface MeterOptions {
 export class Meter extends Transform {
   bytes = 0
   readonly #options: MeterOptions
-  #tail = ''
+  readonly #scan: MultipartScan | undefined
 
   constructor(options: MeterOptions) {
     super()
     this.#options = options
+    this.#scan = options.scanMultipart ? new MultipartScan() : undefined
   }
 
   override _transform(chunk: Buffer, _encoding: string, done: TransformCallback): void {
-    const { maxBody, expected, spend, scanMultipart } = this.#options
+    const { maxBody, expected, spend } = this.#options
     this.bytes += chunk.length
     if (maxBody !== undefined && this.bytes > maxBody) {
       done(
@@ -49,7 +50,7 @@ export class Meter extends Transform {
       done(new DeniedError(deny(400, 'http-malformed', { detail: 'longer than announced' })))
       return
     }
-    const denial = spend(chunk.length) ?? (scanMultipart ? this.#scan(chunk) : undefined)
+    const denial = spend(chunk.length) ?? this.#scan?.look(chunk)
     if (denial === undefined) done(null, chunk)
     else done(new DeniedError(denial))
   }
@@ -58,27 +59,6 @@ export class Meter extends Transform {
     const { expected } = this.#options
     if (expected === undefined || this.bytes === expected) done()
     else done(new DeniedError(deny(400, 'http-malformed', { detail: 'shorter than announced' })))
-  }
-
-  #scan(chunk: Buffer): Denial | undefined {
-    const text = this.#tail + chunk.toString('latin1')
-    // A part's header line is shorter than this; so much is seen again with the next chunk.
-    this.#tail = text.slice(-8192)
-    for (const match of text.matchAll(multipartCredential)) {
-      const name = match[1] ?? ''
-      if (isCredentialParameter(decodePart(name))) {
-        return deny(403, 'credential-extra', { detail: `part ${name}` })
-      }
-    }
-    return undefined
-  }
-}
-
-function decodePart(name: string): string {
-  try {
-    return decodeURIComponent(name)
-  } catch {
-    return name
   }
 }
 

@@ -11,11 +11,7 @@ import type { Link } from './link.js'
 import type { Field, Plan } from './message.js'
 import { Scrubber } from './meter.js'
 import { pump } from './pump.js'
-
-interface Swap {
-  readonly secret: string
-  readonly placeholder: string
-}
+import { type Swap, swapsOf, swapText } from './swap.js'
 
 export function sendResponse(
   client: Client,
@@ -23,22 +19,25 @@ export function sendResponse(
   plan: Plan,
   response: IncomingMessage,
 ): void {
-  const swap = swapOf(plan)
-  const decoder = swap === undefined ? undefined : decoderFor(response)
-  const fields = responseFields(plan, swap, response, decoder !== undefined)
+  const swaps = swapsOf(plan.credential)
+  const decoder = swaps.length === 0 ? undefined : decoderFor(response)
+  const fields = responseFields(plan, swaps, response, decoder !== undefined)
   response.on('data', (chunk: Buffer) => {
     link.down += chunk.length
   })
   const out = client.respond({
     status: response.statusCode ?? 502,
-    statusText: response.statusMessage ?? '',
+    statusText: swapText(response.statusMessage ?? '', swaps),
     fields,
   })
   const cut = () => {
     client.cut()
   }
   let source: Readable = response
-  for (const stage of [decoder, swap && new Scrubber(swap.secret, swap.placeholder)]) {
+  for (const stage of [
+    decoder,
+    ...swaps.map((swap) => new Scrubber(swap.secret, swap.placeholder)),
+  ]) {
     if (stage === undefined) continue
     source.on('error', cut)
     source = source.pipe(stage)
@@ -56,7 +55,8 @@ export function sendResponse(
   source.once('end', () => {
     if (!response.complete) return
     try {
-      if (response.rawTrailers.length > 0) client.addTrailers(pairs(response.rawTrailers))
+      if (response.rawTrailers.length > 0)
+        client.addTrailers(shownFields(plan, swaps, response.rawTrailers))
       out.end()
     } catch {
       // Trailers that can't be written: the response is not whole without them.
@@ -65,30 +65,33 @@ export function sendResponse(
   })
 }
 
-function swapOf(plan: Plan): Swap | undefined {
-  const { credential } = plan
-  if (credential?.mode !== 'inject' || credential.placeholder === undefined) return undefined
-  return { secret: credential.value, placeholder: credential.placeholder }
-}
-
-/** The head's fields for the client, without cookies where a credential is pinned, without the key where it was injected. */
-export function responseFields(
+/** The head's fields for the client. */
+function responseFields(
   plan: Plan,
-  swap: Swap | undefined,
+  swaps: readonly Swap[],
   response: IncomingMessage,
   isDecoded: boolean,
 ): Field[] {
-  const isSameLength = swap?.secret.length === swap?.placeholder.length
+  const isSameLength = swaps.every(
+    ({ secret, placeholder }) => secret.length === placeholder.length,
+  )
+  return shownFields(plan, swaps, response.rawHeaders).filter(([name]) => {
+    const lower = name.toLowerCase()
+    if (lower === 'content-encoding') return !isDecoded
+    return lower !== 'content-length' || (!isDecoded && isSameLength)
+  })
+}
+
+/** Without cookies where a credential is pinned, without the key where it was injected. */
+export function shownFields(plan: Plan, swaps: readonly Swap[], raw: readonly string[]): Field[] {
   const out: Field[] = []
-  for (const [name, value] of endToEndResponse(pairs(response.rawHeaders))) {
+  for (const [name, value] of endToEndResponse(pairs(raw))) {
     const lower = name.toLowerCase()
     // A cookie that the client sent back would be a second credential.
     if (lower === 'set-cookie' && plan.credential !== undefined) continue
-    if (lower === 'content-encoding' && isDecoded) continue
-    if (lower === 'content-length' && (isDecoded || !isSameLength)) continue
     // Would invite the client to leave the gate by another port or protocol.
     if (lower === 'alt-svc') continue
-    out.push([name, swap === undefined ? value : value.replaceAll(swap.secret, swap.placeholder)])
+    out.push([name, swapText(value, swaps)])
   }
   return out
 }

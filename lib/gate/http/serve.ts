@@ -7,9 +7,10 @@ import http2, { type IncomingHttpHeaders, type ServerHttp2Stream } from 'node:ht
 import type { Socket } from 'node:net'
 import { TLSSocket, type TLSSocketOptions } from 'node:tls'
 import type { ReasonCode } from '../../audit/record.js'
-import { Http1Client } from './client-h1.js'
+import { Http1Client, isWebSocket } from './client-h1.js'
 import { Http2Client } from './client-h2.js'
 import { exchange } from './exchange.js'
+import { pairs } from './fields.js'
 import { Link } from './link.js'
 import { highWaterMark } from './pump.js'
 import type { HttpContext, HttpServing } from './types.js'
@@ -100,6 +101,7 @@ export function servePlain(
 }
 
 const links = new WeakMap<object, Link>()
+const latest = new WeakMap<Socket, ServerResponse>()
 let server: http.Server | undefined
 
 function serveHttp1(socket: Socket, link: Link): void {
@@ -122,6 +124,7 @@ function createHttp1Server(): http.Server {
   })
   const onRequest = (request: IncomingMessage, response: ServerResponse) => {
     const link = links.get(request.socket)
+    latest.set(request.socket, response)
     if (link === undefined) request.socket.destroy()
     else void exchange(new Http1Client(request, response), link)
   }
@@ -132,9 +135,16 @@ function createHttp1Server(): http.Server {
   })
   made.on('upgrade', (request, socket, early) => {
     const link = links.get(socket)
-    if (link === undefined) socket.destroy()
-    // The very socket that was handed in.
-    else void exchange(Http1Client.forUpgrade(request, request.socket, early), link)
+    if (link === undefined) {
+      socket.destroy()
+      return
+    }
+    whenAnswered(request.socket, () => {
+      // The very socket that was handed in.
+      if (isWebSocket(request)) {
+        void exchange(Http1Client.forWebSocket(request, request.socket, early), link)
+      } else readAgain(request, early, link)
+    })
   })
   made.on('connect', (request, socket) => {
     const link = links.get(socket)
@@ -155,6 +165,27 @@ function createHttp1Server(): http.Server {
     }
   })
   return made
+}
+
+/** Once the requests ahead on the connection have their answers. */
+function whenAnswered(socket: Socket, next: () => void): void {
+  const ahead = latest.get(socket)
+  if (ahead === undefined || ahead.writableFinished) next()
+  else ahead.once('finish', next)
+}
+
+const upgradeFields = new Set(['connection', 'upgrade', 'http2-settings'])
+
+/** Other protocols are not spoken here (h2c): the request without the offer is read again, body and all. */
+function readAgain(request: IncomingMessage, early: Buffer, link: Link): void {
+  const { socket, method = '', url = '', httpVersion, rawHeaders } = request
+  const fields = pairs(rawHeaders)
+    .filter(([name]) => !upgradeFields.has(name.toLowerCase()))
+    .map(([name, value]) => `${name}: ${value}\r\n`)
+  const head = `${method} ${url} HTTP/${httpVersion}\r\n${fields.join('')}\r\n`
+  socket.unshift(Buffer.concat([Buffer.from(head, 'latin1'), early]))
+  serveHttp1(socket, link)
+  socket.resume()
 }
 
 function serveHttp2(socket: TLSSocket, link: Link): void {

@@ -10,6 +10,7 @@ import { pairs } from './fields.js'
 import type { Link } from './link.js'
 import { deny, type Place, type Plan } from './message.js'
 import { DeniedError, Meter } from './meter.js'
+import { swapsOf, swapText } from './swap.js'
 
 export function joinWebSocket(
   client: Client,
@@ -81,15 +82,9 @@ export function joinWebSocket(
 }
 
 function switchingHead(response: IncomingMessage, plan: Plan): string {
+  const swaps = swapsOf(plan.credential)
   const lines = pairs(response.rawHeaders)
     .filter(([name]) => name.toLowerCase() !== 'set-cookie' || plan.credential === undefined)
-    .map(([name, value]) => {
-      const { credential } = plan
-      const shown =
-        credential?.mode === 'inject' && credential.placeholder !== undefined
-          ? value.replaceAll(credential.value, credential.placeholder)
-          : value
-      return `${name}: ${shown}\r\n`
-    })
+    .map(([name, value]) => `${name}: ${swapText(value, swaps)}\r\n`)
   return `HTTP/1.1 101 Switching Protocols\r\n${lines.join('')}\r\n`
 }
