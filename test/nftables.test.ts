@@ -43,20 +43,31 @@ const backend = nftablesBackend({ system: realSystem(), tools, stateDir: '/nonex
 const withGroups = `mount -t cgroup2 none /sys/fs/cgroup && mkdir -p /sys/fs/cgroup/agentjail_golden || exit 1
 "$@"; code=$?; rmdir /sys/fs/cgroup/agentjail_golden; exit $code`
 
+/** As in slim images, where nft lists protocols by number. */
+const withoutProtocols = 'mount --bind /dev/null /etc/protocols && "$@"'
+
 /** nft with these commands in a namespace that ends with it; what it listed, if asked. */
-const nft = (argv: readonly string[], input: string) => {
+const nft = (argv: readonly string[], input: string, first = '"$@"') => {
   const { status, stdout, stderr } = spawnSync(
     '/usr/bin/unshare',
-    ['--net', '--mount', '--', 'sh', '-c', withGroups, 'sh', '/usr/sbin/nft', ...argv],
+    [
+      ...['--net', '--mount', '--', 'sh', '-c', withGroups, 'sh'],
+      ...['sh', '-c', first, 'sh', '/usr/sbin/nft', ...argv],
+    ],
     { input, encoding: 'utf8', timeout: 20_000 },
   )
   return { status, stdout, stderr }
 }
 
 /** Loads tables, then changes, then lists one table: all in one namespace. */
-const listAfter = (tables: readonly Table[], changes: readonly string[], name: string): unknown => {
+const listAfter = (
+  tables: readonly Table[],
+  changes: readonly string[],
+  name: string,
+  first?: string,
+): unknown => {
   const lines = [...tables.flatMap(printTable), ...changes].map((line) => `${line}\n`).join('')
-  const { stdout, stderr } = nft(['-j', '-i'], `${lines}list table inet ${name}\n`)
+  const { stdout, stderr } = nft(['-j', '-i'], `${lines}list table inet ${name}\n`, first)
   const last = stdout.trim().split('\n').at(-1) ?? ''
   if (!last.startsWith('{')) throw new Error(`nft: ${stderr}`)
   return JSON.parse(last) as unknown
@@ -141,6 +152,8 @@ t.test(
     for (const [name, loaded, table, extent] of cases) {
       const listing = listAfter(loaded, [], table.name) as { nftables: Record<string, unknown>[] }
       t.equal(findDifference(table, listing, extent), undefined, `${name}: intact`)
+      const byNumber = listAfter(loaded, [], table.name, withoutProtocols)
+      t.equal(findDifference(table, byNumber, extent), undefined, `${name}: intact, by number`)
       t.ok(findDifference(table, { nftables: [] }, extent), `${name}: nothing there`)
       const chains = new Set(table.chains.map((chain) => chain.name))
       const sets = new Set([...table.sets.map((set) => set.name)])
@@ -225,12 +238,12 @@ t.test("names: no jail has another one's", async (t) => {
 t.test('denials: what is new since the last reading, once', async (t) => {
   const { suffix, overflow } = jailNames('my-bot')
   const reader = new DenialReader(suffix, overflow)
-  const listing = (packets: number, over: number) => ({
+  const listing = (packets: number, over: number, proto: string | number = 'udp') => ({
     nftables: [
       {
         set: {
           name: `denied4_port${suffix}`,
-          elem: [{ elem: { val: { concat: ['203.0.113.66', 'udp', 53] }, counter: { packets } } }],
+          elem: [{ elem: { val: { concat: ['203.0.113.66', proto, 53] }, counter: { packets } } }],
         },
       },
       { counter: { name: overflow, packets: over } },
@@ -246,6 +259,11 @@ t.test('denials: what is new since the last reading, once', async (t) => {
   t.match(reader.read(listing(1, 2)), [{ count: 1 }], 'so also where it counts as before')
   reader.forget()
   t.match(reader.read(listing(1, 2)), [{ count: 1 }, { count: 2 }], 'made anew')
+  t.match(
+    reader.read(listing(2, 2, 17)),
+    [{ proto: 'udp', reason: 'port-not-granted' }],
+    'listed by number',
+  )
   t.same(reader.read('nonsense'), [])
 })
 

@@ -97,7 +97,9 @@ export const makeContainer = async (lab: Lab): Promise<Container> => {
       '-ec',
       `cd ${files}; chmod 1777 tmp; cp -a /etc etc; mkdir -p run root var/lib var/log var/tmp home; chmod 700 root;
       for d in bin sbin lib lib32 lib64; do if test -L /$d; then cp -a /$d .; fi; done;
-      mkdir -p usr/local/bin .${root} .${modules} .${prefix}; rm -rf etc/agentjail`,
+      mkdir -p usr/local/bin .${root} .${modules} .${prefix}; rm -rf etc/agentjail
+      # Slim images have no package netbase: tools then print protocols by number.
+      rm etc/protocols etc/services`,
     ],
   ])
   // As npm would have put it there; the build is shown read-only, where its mode is not npm's.

@@ -4,6 +4,7 @@
  */
 import type { Decision } from '../../audit/record.js'
 import { deniedSet, deniedSize } from './tables.js'
+import { protocolName } from './protocols.js'
 import { listedItems } from './readback.js'
 
 /** Turns successive listings of a jail's denied sets into decisions with counts. */
@@ -89,7 +90,7 @@ const common = { verdict: 'deny', layer: 'kernel', direction: 'out' } as const
 
 function denial(key: readonly unknown[], count: number): Decision {
   const [address, protocol, port] = key
-  const proto = String(protocol)
+  const proto = String(protocolName(protocol))
   const where = { address: String(address), count, proto: proto === 'ipv6-icmp' ? 'icmpv6' : proto }
   if (typeof port !== 'number') return { ...common, ...where, reason: 'protocol-not-granted' }
   return {

@@ -3,6 +3,7 @@
  * Invariant: a table is intact only if every chain, set, map and rule is there, as written, in order, and nothing else.
  */
 import type { Statement, Table } from './ast.js'
+import { protocolName } from './protocols.js'
 
 /**
  * The first difference between a table and `nft -j list table` of it, in words; undefined when there is none.
@@ -196,9 +197,10 @@ function normalise(statements: readonly unknown[]): unknown {
   let transport = ''
   const rest = statements.filter((statement) => {
     const match = isItem(statement) && isItem(statement['match']) ? statement['match'] : undefined
-    if (match?.['op'] !== '==' || typeof match['right'] !== 'string') return true
-    if (JSON.stringify(match['left']) !== '{"meta":{"key":"l4proto"}}') return true
-    transport = match['right']
+    if (match?.['op'] !== '==' || !isProtocol(match['left'])) return true
+    const name = protocolName(match['right'])
+    if (typeof name !== 'string') return true
+    transport = name
     return false
   })
   const text = JSON.stringify(rest.map(canonical)).replace(
@@ -211,10 +213,21 @@ function normalise(statements: readonly unknown[]): unknown {
   return [transport, text]
 }
 
-/** Object members in one order; a control group as nft lists it: its path bare, its level left out by some releases. */
+function isProtocol(value: unknown): boolean {
+  return JSON.stringify(value) === '{"meta":{"key":"l4proto"}}'
+}
+
+/**
+ * Object members in one order; protocols by name; a control group as nft lists it: its path bare, its level left out by
+ * some releases.
+ */
 function canonical(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(canonical)
   if (!isItem(value)) return value
+  if (isProtocol(value['left']) && isItem(value['right']) && Array.isArray(value['right']['set'])) {
+    const right = { set: value['right']['set'].map(protocolName) }
+    return canonical({ ...value, left: 'protocol', right })
+  }
   if (typeof value['path'] === 'string') return value['path']
   if (isItem(value['socket'])) return { socket: { key: value['socket']['key'] } }
   const entries = Object.entries(value).map(([key, member]): [string, unknown] => [
