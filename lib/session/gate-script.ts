@@ -47,15 +47,15 @@ sub enter {
 }
 # rtnetlink(7): one request, and the kernel's answer.
 sub ask {
-  my ($type, $flags, $body, $what) = @_;
+  my ($type, $flags, $body, $what, $v6) = @_;
   socket my $s, 16, 3, 0 or refuse("netlink: $!");
   send $s, pack('LSSLL', 16 + length $body, $type, 5 | $flags, 1, 0) . $body, 0, pack('SSLL', 16, 0, 0, 0)
     or refuse("$what: $!");
   defined recv $s, my $answer, 4096, 0 or refuse("$what: $!");
   my ($kind, $error) = unpack 'x4 S x10 l', $answer;
   $! = -$error;
-  # EEXIST: there already.
-  $kind == 2 && ($error == 0 || $error == -17) or refuse("$what: $!");
+  # EEXIST: there already. EOPNOTSUPP, EACCES: no IPv6 in this kernel, or here; then nothing of it gets anywhere.
+  $kind == 2 && ($error == 0 || $error == -17 || $v6 && ($error == -95 || $error == -13)) or refuse("$what: $!");
 }
 my $home;
 if ($netns ne '-') {
@@ -78,17 +78,20 @@ if ($netns ne '-') {
     my $long = length $address > 4;
     my $attribute = pack 'SS a*', 4 + length $address, 2, $address;
     substr(my $second = $attribute, 2, 2) = pack 'S', 1;
-    ask(20, 0x600, pack('C4 L', $long ? 10 : 2, 8 * length $address, 0, 0, 1) . $attribute . $second, 'addresses');
+    ask(20, 0x600, pack('C4 L', $long ? 10 : 2, 8 * length $address, 0, 0, 1) . $attribute . $second, 'addresses', $long);
   }
-  ask(24, 0x600, pack('C8 L SSL', $_, 0, 0, 0, 255, 3, 254, 2, 0, 8, 4, 1), 'local routes') for 2, 10;
+  ask(24, 0x600, pack('C8 L SSL', $_, 0, 0, 0, 255, 3, 254, 2, 0, 8, 4, 1), 'local routes', $_ == 10) for 2, 10;
 }
-my %any = ('::' => "\0" x 16, '::1' => "\0" x 15 . "\1", '127.0.0.1' => pack 'C4', 127, 0, 0, 1);
+my %any = ('::' => "\0" x 16, '::1' => "\0" x 15 . "\1", '127.0.0.1' => pack('C4', 127, 0, 0, 1), '0.0.0.0' => "\0" x 4);
+# EAFNOSUPPORT: the kernel was started without IPv6.
+my $has6 = socket(my $try, 10, 2, 0) || $! != 97;
+my @hosts = $home ? ($has6 ? '::' : '0.0.0.0') : ('127.0.0.1', $has6 ? '::1' : ());
 my (@kept, $text);
 while (@ARGV) {
   my $spec = shift @ARGV;
   last if $spec eq '--';
   my ($proto, $port) = $spec =~ /^(tcp|udp):([0-9]{1,5})$/ or refuse('bad listener');
-  for my $host ($home ? '::' : ('127.0.0.1', '::1')) {
+  for my $host (@hosts) {
     my $v6 = $host =~ /:/;
     socket my $s, $v6 ? 10 : 2, $proto eq 'tcp' ? 1 : 2, 0 or refuse("socket: $!");
     setsockopt $s, 1, 2, pack 'i', 1 if $proto eq 'tcp';

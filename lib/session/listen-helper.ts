@@ -4,6 +4,7 @@
  * Invariant: it serves nothing; no rule leads to its ports before the gate has them.
  */
 import dgram from 'node:dgram'
+import { once } from 'node:events'
 import net from 'node:net'
 
 export interface HelperRequest {
@@ -66,15 +67,28 @@ async function openUdp(host: string, port: number): Promise<{ handle: unknown; a
   }
 }
 
+/** False on a kernel that was started without IPv6. */
+async function hasIpv6(): Promise<boolean> {
+  try {
+    const server = net.createServer().listen({ host: '::', port: 0 })
+    await once(server, 'listening')
+    server.close()
+    return true
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code !== 'EAFNOSUPPORT'
+  }
+}
+
 async function serve({ loopback, specs }: HelperRequest): Promise<void> {
+  const all = (await hasIpv6()) ? '::' : '0.0.0.0'
   for (const { proto, meant } of specs) {
     let port = loopback ? 0 : meant
-    for (const host of loopback ? ['127.0.0.1', '::1'] : ['::']) {
+    for (const host of loopback ? ['127.0.0.1', '::1'] : [all]) {
       const opened = await (proto === 'tcp' ? openTcp : openUdp)(host, port).catch(
         (error: unknown) => {
-          // IPv6 is switched off here, as in docker's containers.
-          if (host !== '::1' || (error as NodeJS.ErrnoException).code !== 'EADDRNOTAVAIL')
-            throw error
+          // IPv6 is switched off here, as in docker's containers, or not in the kernel.
+          const code = (error as NodeJS.ErrnoException).code ?? ''
+          if (host !== '::1' || !['EADDRNOTAVAIL', 'EAFNOSUPPORT'].includes(code)) throw error
         },
       )
       if (opened === undefined) continue

@@ -19,7 +19,11 @@ while (@ARGV) {
   my ($proto, $port) = ($1, $2);
   for my $host (@hosts) {
     my $v6 = $host =~ /:/;
-    socket(my $s, $v6 ? AF_INET6 : AF_INET, $proto eq 'tcp' ? SOCK_STREAM : SOCK_DGRAM, 0) or die "socket: $!\n";
+    socket(my $s, $v6 ? AF_INET6 : AF_INET, $proto eq 'tcp' ? SOCK_STREAM : SOCK_DGRAM, 0) or do {
+      # EAFNOSUPPORT: the kernel was started without IPv6.
+      next if $host eq '::1' && $! == 97;
+      die "socket: $!\n";
+    };
     setsockopt($s, SOL_SOCKET, SO_REUSEADDR, pack('i', 1)) if $proto eq 'tcp';
     setsockopt($s, IPPROTO_IPV6, IPV6_V6ONLY, pack('i', $host eq '::' ? 0 : 1)) if $v6;
     my $address = $v6 ? pack_sockaddr_in6($port, inet_pton(AF_INET6, $host)) : pack_sockaddr_in($port, inet_pton(AF_INET, $host));

@@ -32,7 +32,7 @@ export async function openService({ paths, heard, undo }: ServiceRequest): Promi
     const bound = server.address()
     return typeof bound === 'object' && bound !== null ? bound.port : 0
   }
-  const hostPort = await serve({ host: '::', port: 0 })
+  const hostPort = await serve({ port: 0 })
   for (const path of paths)
     // An abstract name has no mode.
     await serve(path.startsWith('\0') ? { path } : { path, writableAll: true, readableAll: true })

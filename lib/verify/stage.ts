@@ -61,7 +61,8 @@ export async function openStage(
   }
   try {
     const inboundPort = await freePort()
-    const target = await openTarget(tools, nonce, inboundPort, undo)
+    const families = await readFamilies(tools)
+    const target = await openTarget(tools, { nonce, inboundPort, families }, undo)
     const heard = { text: '' }
     const abstractName = `agentjail-verify-${nonce}`
     const socketPath = `/run/${abstractName}.sock`
@@ -100,6 +101,7 @@ export async function openStage(
           arrived,
           counters: await readCounters(tools, target),
           control: seen.includes(names.granted),
+          blind: blindTo(families),
         }
       },
       close,
@@ -110,15 +112,45 @@ export async function openStage(
   }
 }
 
+/** What this host has of IPv6: in its kernel, on a new device, on its loopback. */
+interface Families {
+  readonly kernel: boolean
+  readonly device: boolean
+  readonly loopback: boolean
+}
+
+async function readFamilies({ system }: StageTools): Promise<Families> {
+  const settings = '/proc/sys/net/ipv6/conf'
+  const read = (device: string): Promise<string | undefined> =>
+    system.readFile(`${settings}/${device}/disable_ipv6`)
+  const [fresh, lo] = [await read('default'), await read('lo')]
+  return {
+    kernel: fresh !== undefined,
+    device: fresh?.trim() === '0',
+    loopback: lo?.trim() === '0',
+  }
+}
+
+function blindTo({ device, loopback }: Families): ReadonlyMap<string, string> {
+  const probes = [
+    ...(device ? [] : ['tcp-ipv6', 'udp-ipv6', 'icmp-ipv6']),
+    ...(loopback ? [] : ['loopback-ipv6']),
+  ]
+  return new Map(probes.map((id) => [id, 'this host has no IPv6']))
+}
+
 async function openTarget(
   tools: StageTools,
-  nonce: string,
-  inboundPort: number,
+  {
+    nonce,
+    inboundPort,
+    families,
+  }: { readonly nonce: string; readonly inboundPort: number; readonly families: Families },
   undo: (() => unknown)[],
 ): Promise<ChildProcess> {
   const { system, nsenter, ip } = tools
   const script = fileURLToPath(new URL('../verify/target.js', import.meta.url))
-  const args = [wire.target4, wire.host4, String(inboundPort), nonce]
+  const args = [wire.target4, wire.host4, String(inboundPort), nonce, families.kernel ? '' : '4']
   const target = spawn(
     tools.setpriv,
     ['--pdeathsig', 'KILL', tools.unshare, '--net', '--', process.execPath, script, ...args],
@@ -143,9 +175,9 @@ async function openTarget(
     [ip, '-batch', '-'],
     [
       `link add ${device} type veth peer name target0 netns ${String(target.pid)}`,
-      `link set ${device} addrgenmode none`,
+      ...(families.device ? [`link set ${device} addrgenmode none`] : []),
       `addr add ${wire.host4}/30 dev ${device}`,
-      `addr add ${wire.host6}/64 dev ${device} nodad`,
+      ...(families.device ? [`addr add ${wire.host6}/64 dev ${device} nodad`] : []),
       `link set ${device} up`,
     ].join('\n'),
   )
@@ -155,7 +187,7 @@ async function openTarget(
     [
       'link set lo up',
       `addr add ${wire.target4}/30 dev target0`,
-      `addr add ${wire.target6}/64 dev target0 nodad`,
+      ...(families.device ? [`addr add ${wire.target6}/64 dev target0 nodad`] : []),
       'link set target0 up',
       `route add default via ${wire.host4}`,
     ].join('\n'),

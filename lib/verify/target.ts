@@ -10,6 +10,9 @@ import dnsPacket from 'dns-packet'
 /** Ports of the probes: one that grants usually name, one that none does, and DNS. */
 const tcpPorts = [443, 8081] as const
 const udpPorts = [443, 8081] as const
+const [address = '', host = '', port = '', nonce = '', family = ''] = process.argv.slice(2)
+/** Of both families, where the kernel has both. */
+const datagrams = family === '4' ? 'udp4' : 'udp6'
 /** Characters kept of all that arrives. */
 const kept = 1 << 20
 
@@ -25,11 +28,11 @@ const serveTcp = (port: number): void => {
       socket.write(chunk)
     })
     socket.on('error', () => undefined)
-  }).listen({ port, host: '::' })
+  }).listen({ port })
 }
 
 const serveUdp = (port: number): void => {
-  const socket = createSocket({ type: 'udp6' })
+  const socket = createSocket({ type: datagrams })
   socket.on('message', (message, from) => {
     note(message.toString('latin1'))
     socket.send(message, from.port, from.address)
@@ -40,7 +43,7 @@ const serveUdp = (port: number): void => {
 
 /** Answers any name with the target's own address, so that a name that is let through is also resolved. */
 const serveDns = (address: string): void => {
-  const socket = createSocket({ type: 'udp6' })
+  const socket = createSocket({ type: datagrams })
   socket.on('message', (message, from) => {
     note(message.toString('latin1'))
     try {
@@ -79,7 +82,6 @@ const knock = (host: string, port: number, text: string): void => {
   }, 150)
 }
 
-const [address = '', host = '', port = '', nonce = ''] = process.argv.slice(2)
 for (const one of tcpPorts) serveTcp(one)
 for (const one of udpPorts) serveUdp(one)
 serveDns(address)
