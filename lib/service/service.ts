@@ -97,7 +97,7 @@ async function refuseWritable(system: System, path: string): Promise<void> {
       'POLICY_UNSAFE',
       `a service would run ${path} as root, and others may change ${way}`,
       {
-        hint: 'install agentjail and Node for the whole machine (sudo npm install -g agentjail), and keep policies in /etc/agentjail',
+        hint: 'install agentjail and Node for the whole machine (docs/setup.md), and keep policies in /etc/agentjail',
       },
     )
   }

@@ -1,6 +1,6 @@
 /**
  * The workflow of docs/ci.md: its lines in their order, as a runner's user. What differs from a hosted runner: the
- * package comes from here, not from the registry, and the project has no dependency to fetch.
+ * package leads to the build here, and the project has no dependency to fetch.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -54,7 +54,7 @@ t.test('docs/ci.md', { timeout }, async (t) => {
       },
     })
   for (const line of lines) {
-    const fixed = line.replace('--global agentjail', '--global /srv/package')
+    const fixed = line.replace(/--global \S+/, '--global /srv/package')
     const { code, stdout, stderr } = await step(fixed)
     t.equal(code, 0, `${line}: ${stdout}${stderr}`)
     if (line.includes('npm test')) t.match(stdout, /^aj-build$/m, 'the tests ran in the jail')

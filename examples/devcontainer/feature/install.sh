@@ -28,5 +28,14 @@ if [ -n "$missing" ]; then
   fi
 fi
 
-npm install --global --no-audit --no-fund "${PACKAGE:-agentjail}"
+package=${PACKAGE:-}
+# agentjail is in no registry: its archive lies beside this script, made by `npm pack` in a clone.
+if [ -z "$package" ]; then
+  for package in "$(cd "$(dirname "$0")" && pwd)"/agentjail-*.tgz; do :; done
+  if [ ! -e "$package" ]; then
+    echo 'agentjail: its archive is missing beside install.sh: npm pack in a clone makes it' >&2
+    exit 1
+  fi
+fi
+npm install --global --no-audit --no-fund "$package"
 agentjail --help >/dev/null
