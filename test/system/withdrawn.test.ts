@@ -80,19 +80,19 @@ const connects = (lab: Lab, from = 0) =>
     30_000,
   )
 
-interface FlowSet {
-  readonly nftables: readonly {
-    readonly set?: { readonly elem?: readonly { readonly elem?: { readonly expires?: number } }[] }
-  }[]
-}
-
 /** Seconds that the kernel lets the flow live on. */
-const flowLeft = async (lab: Lab): Promise<number> => {
-  const { stdout } = await lab.run([
-    ...['nft', '-j', 'list', 'set', 'inet', 'agentjail_uid', 'live4_faults'],
-  ])
-  const found = (JSON.parse(stdout) as FlowSet).nftables.flatMap(({ set }) => set?.elem ?? [])
-  return Math.max(0, ...found.map(({ elem }) => elem?.expires ?? 0))
+const flowLeft = async (lab: Lab, proto: 'tcp' | 'udp'): Promise<number> => {
+  const listing = firewall === 'nftables' ? ['nft', 'list', 'ruleset'] : ['ipset', 'list']
+  const { stdout } = await lab.run(listing)
+  const flow =
+    firewall === 'nftables'
+      ? new RegExp(` \\. ${proto} \\. \\d+ \\. ${port} .*expires (?:(\\d+)m)?(\\d+)s`, 'g')
+      : new RegExp(`^${evil.v4},${proto}:\\d+ timeout ()(\\d+)`, 'gm')
+  const found = [...stdout.matchAll(flow)]
+  return Math.max(
+    0,
+    ...found.map(([, minutes, seconds]) => Number(minutes ?? 0) * 60 + Number(seconds)),
+  )
 }
 
 const withdrawals: Readonly<Record<string, (lab: Lab) => ReturnType<Lab['agentjail']>>> = {
@@ -120,11 +120,13 @@ const withdrawn = async (t: Test, { lab, isolation, prefix }: Bench, how: string
   t.same(opened, [], 'and it does not go out')
   await afresh(lab)
   t.ok((await heard(lab, 'tcp')).length > 0, 'what was opened before goes on')
-  if (isolation === 'uid' && firewall === 'nftables') {
-    const before = await flowLeft(lab)
-    t.ok(before > 0 && before <= 3600, `for ${before} s at most`)
+  if (isolation === 'uid') {
+    const before = { tcp: await flowLeft(lab, 'tcp'), udp: await flowLeft(lab, 'udp') }
+    t.ok(before.tcp > 120 && before.tcp <= 3600, `tcp for ${before.tcp} s at most`)
+    t.ok(before.udp > 0 && before.udp <= 120, `udp for ${before.udp} s at most`)
     await sleep(2500)
-    t.ok((await flowLeft(lab)) < before, 'which run, however busy it is')
+    for (const proto of ['tcp', 'udp'] as const)
+      t.ok((await flowLeft(lab, proto)) < before[proto], `${proto}: which run, however busy it is`)
   }
 
   const result = await withdrawals[how]?.(lab)

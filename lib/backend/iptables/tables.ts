@@ -20,8 +20,11 @@ const tagMask = 0xfff00000
 const maxRange = 0x100000
 /** All connection marks of jails. */
 export const flowRange = (): UidRange => ({ first: flowTag, last: flowTag + maxRange - 1 })
-/** Seconds that a connection to an address whose pin has run out may go on, at most. */
-const flowSeconds = 3600
+/**
+ * Seconds that what goes to an address whose pin has run out may go on, at most. A connection ends when another machine
+ * gets the address; datagrams go on to whoever has it, so they get what conntrack gives a stream of them.
+ */
+const flowSeconds = { tcp: 3600, udp: 120 } as const
 
 export const main = 'AGENTJAIL'
 export const chains = {
@@ -189,14 +192,14 @@ export function denialSets(uid: number): { sets: IpSet[]; elements: SetElement[]
 /** Pins and the connections that began by one, for every grant by name. */
 export function grantSets(plan: NetworkPlan, round: number): IpSet[] {
   const names = jailNames(plan.uid)
-  return plan.pinned.flatMap(({ grant }) =>
+  return plan.pinned.flatMap(({ grant, proto }) =>
     families.flatMap((family): IpSet[] => [
       { name: names.pins(family, grant, round), type: 'hash:ip', family, timeout: 1 },
       {
         name: names.live(family, grant, round),
         type: 'hash:ip,port',
         family,
-        timeout: flowSeconds,
+        timeout: flowSeconds[proto],
       },
     ]),
   )
@@ -267,7 +270,13 @@ export function jailTables(
       const inSet = { name: names.pins(family, grant, round), by: 'dst' } as const
       return ports.flatMap((dport): Rule[] => [
         // Remembered by its own port, so that it outlives its pin by `flowSeconds` at most.
-        { chain, proto, dport, inSet, then: { addTo: live, by: 'dst,src', refresh: flowSeconds } },
+        {
+          chain,
+          proto,
+          dport,
+          inSet,
+          then: { addTo: live, by: 'dst,src', refresh: flowSeconds[proto] },
+        },
         { chain, proto, dport, inSet, then: pass },
         {
           chain,

@@ -408,8 +408,11 @@ export function jailNames(jail: string) {
 
 const loopbackAddresses: readonly Statement[] = [ownLoopback, equal(field('ip6', 'daddr'), '::1')]
 
-/** Seconds that a connection to an address whose pin has run out may go on, at most. */
-export const flowSeconds = 3600
+/**
+ * Seconds that what goes to an address whose pin has run out may go on, at most. A connection ends when another machine
+ * gets the address; datagrams go on to whoever has it, so they get what conntrack gives a stream of them.
+ */
+export const flowSeconds = { tcp: 3600, udp: 120 } as const
 
 /** The part of `agentjail_uid` of one jail, once its gate's ports are known. */
 export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
@@ -467,7 +470,9 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
         equal(field(family === 4 ? 'ip' : 'ip6', 'daddr'), `@${names.pins(family, grant.grant)}`),
         equal(field(grant.proto, 'dport'), ports(grant.ports)),
         // Remembered by its own ports, so that it outlives its pin by `flowSeconds` at most.
-        update(names.flows(family), flowKey(family)),
+        update(names.flows(family), {
+          elem: { val: flowKey(family), timeout: flowSeconds[grant.proto] },
+        }),
         ...pass,
       ],
     })),
@@ -515,7 +520,7 @@ export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {
         ],
         size: 65535,
         flags: ['dynamic', 'timeout'],
-        timeout: flowSeconds,
+        timeout: flowSeconds.tcp,
       })),
       ...plan.pinned.flatMap((grant) =>
         families.map((family): NamedSet => ({
