@@ -4,6 +4,7 @@
  */
 import { execFile } from 'node:child_process'
 import {
+  chmodSync,
   chownSync,
   existsSync,
   lstatSync,
@@ -268,6 +269,15 @@ t.test('a place that is no workspace: the command runs, and cannot write there',
     t.equal(stdout, `${cwd}\n`)
     t.match((events[0]?.['notes'] as string[])[0], note)
   }
+  const ofRoot = { caller: { uid: 0, gid: 0 } }
+  const foreign = await sh(place, '(: > x) 2>/dev/null && echo WROTE', ofRoot)
+  t.equal(foreign.stdout, '', "root's power over somebody's directory is not handed on")
+  t.match((foreign.events[0]?.['notes'] as string[])[0], /belongs to uid 4321, .* as that user/)
+  chmodSync(place.workspace, 0o777)
+  const open = await sh(place, ': > opened && echo WROTE', ofRoot)
+  t.equal(open.stdout, 'WROTE\n')
+  t.same(open.events[0]?.['notes'], [])
+  chmodSync(place.workspace, 0o755)
   const link = `${place.root}/link`
   symlinkSync(place.workspace, link)
   t.equal(

@@ -190,7 +190,22 @@ function tree(
     if (walk.cut) notes.push(`${path} is large: protected names deep inside it are not looked for`)
   }
   if (mode === 'rw') guards.push(...protect(spec, path))
+  if (mode === 'rw' && isOthersToRoot(stat, spec.caller)) {
+    notes.push(
+      `${path} belongs to uid ${String(stat.uid)}, and root's power over it is not handed on: the command cannot write there; start agentjail as that user`,
+    )
+  }
   return { path, mode, directory, idmap: stat.uid !== spec.user.uid, guards, before }
+}
+
+/** The one case where a caller can write and the command, with no more than an owner's or a group's rights, cannot. */
+function isOthersToRoot(
+  { uid, gid, mode }: { readonly uid: number; readonly gid: number; readonly mode: number },
+  caller: LaunchSpec['caller'],
+): boolean {
+  if (caller.uid !== 0 || uid === 0) return false
+  const isGroups = gid === caller.gid && (mode & 0o020) !== 0
+  return !isGroups && (mode & 0o002) === 0
 }
 
 /** agentjail's own files inside a writable tree. */

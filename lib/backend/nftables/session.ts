@@ -7,7 +7,7 @@ import { errorMessage, JailError } from '../../errors.js'
 import type { Argv, Session, System } from '../../system/types.js'
 
 /** Milliseconds to wait for nft's answer. */
-const answerTimeout = 5_000
+const answerTimeout = 30_000
 const afterError = 30
 
 export interface NftSession {
