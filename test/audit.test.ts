@@ -350,6 +350,13 @@ function runTests(): void {
     t.equal(named('2001:db8::1'), 'a.example')
     t.equal(named('192.0.2.9'), 'api.example.com')
     t.equal(named('192.0.2.2'), undefined, 'shared by two names')
+    const [shared] = book.name([kernel('192.0.2.2')])
+    t.same(shared?.names, ['a.example', 'b.example'])
+    t.match(shared && explain(shared, policy, { jail: 'bot' }), {
+      why: 'the policy grants no such port (an address of a.example and b.example)',
+      advice: 'grant the one that was meant: a.example:80 or b.example:80',
+      yaml: undefined,
+    })
     t.equal(named('192.0.2.77'), undefined)
     t.equal(named('A'), undefined)
     for (let i = 0; i < 5_000; i++) {

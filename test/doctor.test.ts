@@ -9,7 +9,7 @@ import t from 'tap'
 import { doctorCommand } from '../lib/cli/commands/doctor.js'
 import { type Diagnosis, checks, diagnose, renderDiagnoses } from '../lib/doctor/doctor.js'
 import { findBrokenPolicies } from '../lib/doctor/policies.js'
-import type { DoctorFacts } from '../lib/doctor/types.js'
+import { needsRoot, type DoctorFacts } from '../lib/doctor/types.js'
 import { defaultConfig } from '../lib/setup/config.js'
 import { realSystem } from '../lib/system/real.js'
 import { findTool, readDistro } from '../lib/system/tools.js'
@@ -269,6 +269,15 @@ FAIL  bcd  bad
 ok    e    now fine (repaired)
 1 failed, 0 with a warning
 `,
+    )
+    const unseen = { name: 'f', why: 'x', ...needsRoot('that') }
+    t.equal(
+      renderDiagnoses([{ name: 'a', state: 'ok', detail: 'fine', why: 'x' }, unseen], false),
+      `ok    a  fine
+warn  f  that can only be seen by root
+nothing failed; 1 not looked at: sudo agentjail doctor
+`,
+      'what was not looked at is not called ready',
     )
     t.end()
   })

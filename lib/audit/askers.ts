@@ -34,9 +34,14 @@ export class Askers {
     this.#looks.set(name, looks)
   }
 
-  /** Who tried between `since` and `now`: who asked in that time, else who asked last before it. */
-  of(name: string, since: number, now: number): Asker | undefined {
-    const looks = (this.#looks.get(name) ?? []).filter(({ at }) => now - at < holds)
+  /**
+   * Who tried between `since` and `now`: who asked in that time, else who asked last before it.
+   * @param names one of which was meant
+   */
+  of(names: readonly string[], since: number, now: number): Asker | undefined {
+    const looks = names
+      .flatMap((name) => this.#looks.get(name) ?? [])
+      .filter(({ at }) => now - at < holds)
     const recent = looks.filter(({ at }) => at >= since)
     const candidates = recent.length > 0 ? recent : looks
     const [first] = candidates

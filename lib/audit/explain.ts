@@ -53,7 +53,7 @@ export function explain(
     what,
     headline: `blocked ${what}${who === undefined ? '' : ` (${who})`}`,
     ...(who !== undefined && { who }),
-    why: reasons[decision.reason] + denyReason(decision, policy),
+    why: reasons[decision.reason] + denyReason(decision, policy) + sharedBy(decision),
     ...(origin && { where: `${origin.file}:${String(origin.line)}` }),
     ...findRemedy(decision, decidingGrant(decision, policy), jail),
   }
@@ -120,6 +120,13 @@ function denyReason(decision: Decision, policy: ExplainPolicy): string {
   if (decision.reason !== 'name-denied' && decision.reason !== 'address-denied') return ''
   const reason = findDeny(decision, policy)?.reason
   return reason === undefined ? '' : ` (${safeText(reason)})`
+}
+
+/** Of an address alone: whose it is. */
+function sharedBy({ name, names }: Decision): string {
+  return name !== undefined || names === undefined
+    ? ''
+    : ` (an address of ${names.map((each) => safeText(each)).join(' and ')})`
 }
 
 /** By the grant's id where the gate named it; else the first grant that names the host. */

@@ -218,7 +218,8 @@ class BufferedLog implements AuditLog {
 }
 
 /** Roughly, and never less than half of the line: good enough to bound memory. */
-function sizeOf({ name, path, detail, command }: Decision): number {
-  const texts = (name?.length ?? 0) + (path?.length ?? 0) + (detail?.length ?? 0)
+function sizeOf({ name, names, path, detail, command }: Decision): number {
+  const texts =
+    (name?.length ?? 0) + (names?.join().length ?? 0) + (path?.length ?? 0) + (detail?.length ?? 0)
   return 300 + texts + (command?.length ?? 0)
 }

@@ -1,17 +1,18 @@
 /**
- * Remembers which name an address was looked up for, so that a denial of the kernel, which knows
+ * Remembers which names an address was looked up for, so that a denial of the kernel, which knows
  * addresses only, can say the name that the command meant.
- * Invariant: bounded; an address that two names share gets none, since it is not known which was meant.
+ * Invariant: bounded; an address that several names share gets all of them, since it is not known which was meant.
  */
 import { canonicalAddress } from '../policy/addresses.js'
 import type { Decision } from './record.js'
 
 /** Addresses remembered; the oldest go first. */
 const maxAddresses = 4_096
+/** Names kept of one address: the first. */
+const maxShared = 4
 
 export class NameBook {
-  /** `undefined`: shared by several names. */
-  readonly #names = new Map<string, string | undefined>()
+  readonly #names = new Map<string, readonly string[]>()
 
   /** Learns from what was allowed, and names what was denied without one. */
   name(decisions: readonly Decision[]): readonly Decision[] {
@@ -19,8 +20,11 @@ export class NameBook {
     return decisions.map((decision) => {
       const { verdict, name, address } = decision
       if (verdict !== 'deny' || name !== undefined || address === undefined) return decision
-      const known = this.#names.get(address)
-      return known === undefined ? decision : { ...decision, name: known }
+      const [known, ...more] = this.#names.get(address) ?? []
+      if (known === undefined) return decision
+      return more.length === 0
+        ? { ...decision, name: known }
+        : { ...decision, names: [known, ...more] }
     })
   }
 
@@ -35,14 +39,16 @@ export class NameBook {
   }
 
   #add(address: string, name: string): void {
-    if (this.#names.has(address)) {
-      if (this.#names.get(address) !== name) this.#names.set(address, undefined)
+    const known = this.#names.get(address)
+    if (known !== undefined) {
+      if (!known.includes(name) && known.length < maxShared)
+        this.#names.set(address, [...known, name])
       return
     }
     if (this.#names.size >= maxAddresses) {
       const [oldest] = this.#names.keys()
       if (oldest !== undefined) this.#names.delete(oldest)
     }
-    this.#names.set(address, name)
+    this.#names.set(address, [name])
   }
 }

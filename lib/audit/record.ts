@@ -57,6 +57,8 @@ export interface Decision {
   readonly address?: string
   readonly port?: number
   readonly name?: string
+  /** Where `name` is not known: the names whose address it is, at most four. */
+  readonly names?: readonly string[]
   /** `g1`, ... of the policy; present when a grant decided. */
   readonly grant?: string
   readonly method?: string

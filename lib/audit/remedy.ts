@@ -108,6 +108,11 @@ function grantRemedy(decision: Decision, jail: string): Remedy {
         : `- ${yamlText(port === 443 ? name : `${name}:${String(port)}`)}`,
     }
   }
+  const names = (decision.names ?? []).flatMap((name) => normaliseName(name) ?? [])
+  if (names.length > 0) {
+    const tail = `:${String(port)}${isUdp ? '/udp' : ''}`
+    return { advice: `grant the one that was meant: ${names.map((n) => n + tail).join(' or ')}` }
+  }
   return addressRemedy(decision.address, port, isUdp, jail)
 }
 

@@ -8,7 +8,7 @@ import { errorMessage } from '../errors.js'
 import { kernelChecks } from './kernel.js'
 import { machineChecks } from './machine.js'
 import { neighbourChecks } from './neighbours.js'
-import type { Check, DoctorFacts, Finding, FindingState } from './types.js'
+import { type Check, type DoctorFacts, type Finding, type FindingState, isUnseen } from './types.js'
 
 export const checks: readonly Check[] = [...kernelChecks, ...machineChecks, ...neighbourChecks]
 
@@ -73,19 +73,23 @@ export function renderDiagnoses(diagnoses: readonly Diagnosis[], isColour: boole
     const head = `${label(one.state, c)}  ${one.name.padEnd(width)}  ${detail[0] ?? ''}${mended}`
     const indent = ' '.repeat(width + 8)
     const rest = detail.slice(1).map((line) => indent + line)
-    if (one.fix === undefined) return [head, ...rest]
+    if (one.fix === undefined || isUnseen(one)) return [head, ...rest]
     return [head, ...rest, `${indent}why: ${one.why}`, `${indent}fix: ${one.fix}`]
   })
-  const count = (state: FindingState): number =>
-    diagnoses.filter((one) => one.state === state).length
-  lines.push(
-    count('fail') > 0
-      ? `${String(count('fail'))} failed, ${String(count('warn'))} with a warning`
-      : count('warn') > 0
-        ? `ready, ${String(count('warn'))} with a warning`
-        : 'ready',
-  )
+  lines.push(verdict(diagnoses))
   return `${lines.join('\n')}\n`
+}
+
+function verdict(diagnoses: readonly Diagnosis[]): string {
+  const seen = diagnoses.filter((one) => !isUnseen(one))
+  const unseen = diagnoses.length - seen.length
+  const count = (state: FindingState): string =>
+    String(seen.filter((one) => one.state === state).length)
+  const rest = unseen === 0 ? '' : `; ${String(unseen)} not looked at: sudo agentjail doctor`
+  if (count('fail') !== '0')
+    return `${count('fail')} failed, ${count('warn')} with a warning${rest}`
+  const warned = count('warn') === '0' ? '' : `, ${count('warn')} with a warning`
+  return unseen === 0 ? `ready${warned}` : `nothing failed${warned}${rest}`
 }
 
 function label(state: FindingState, c: Palette): string {

@@ -48,9 +48,14 @@ export interface Check {
 
 export const ok = (detail: string): Finding => ({ state: 'ok', detail })
 
+const asRoot = 'sudo agentjail doctor'
+
 /** For what only root can see. */
 export const needsRoot = (what: string): Finding => ({
   state: 'warn',
   detail: `${what} can only be seen by root`,
-  fix: 'sudo agentjail doctor',
+  fix: asRoot,
 })
+
+/** Of a finding of `needsRoot`. */
+export const isUnseen = ({ fix }: { readonly fix?: string }): boolean => fix === asRoot

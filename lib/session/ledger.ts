@@ -75,9 +75,10 @@ export class Ledger {
   }
 
   #withAsker(denial: Decision, since: number): Decision {
-    const { name, pid } = denial
-    if (name === undefined || pid !== undefined) return denial
-    return { ...denial, ...this.#askers.of(name, since, this.#monotonic()) }
+    const { name, names, pid } = denial
+    if (pid !== undefined) return denial
+    const meant = name === undefined ? (names ?? []) : [name]
+    return { ...denial, ...this.#askers.of(meant, since, this.#monotonic()) }
   }
 
   /** `complete`: adds what is known of a decision that has its name. */
@@ -105,5 +106,6 @@ function scrubbed(decision: Decision, scrub: Scrub): Decision {
     const text = out[field]
     if (text !== undefined) out[field] = scrub(text)
   }
+  if (out.names !== undefined) out.names = out.names.map(scrub)
   return out
 }

@@ -98,7 +98,8 @@ function packagesStep({ system, distro }: SetupContext, tools: readonly string[]
         result = await run()
       }
       const still = missingTools()
-      if (result.code !== 0 || still.length > 0) {
+      // It may fail for another package's sake, and have installed these.
+      if (still.length > 0) {
         const said = (result.stderr || result.stdout).trim().split('\n').at(-1) ?? ''
         throw new JailError('TOOL_MISSING', `could not install ${still.join(', ')}: ${said}`, {
           hint: installLine(distro, still),
