@@ -8,7 +8,7 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises'
 import { relative, resolve } from 'node:path'
 import { listBundled, loadPolicy } from '../dist/lib/policy/loader.js'
 import { policyToJson } from '../dist/lib/policy/json.js'
-import { wrapper, writeCodeCache } from './code-cache.mjs'
+import { wrapper, writeCodeCache, writeLoader } from './code-cache.mjs'
 
 const outdir = 'dist/lib/bundle'
 const common = { bundle: true, platform: 'node', target: 'node20.19', legalComments: 'linked' }
@@ -84,11 +84,9 @@ for (const name of Object.keys(hot)) {
   const source = await readFile(path, 'latin1')
   const body = source.replaceAll(/\bimport\("/g, 'agentjailImport("')
   await writeFile(path, `${wrapper}{${body}\n})`, 'latin1')
-  await writeCodeCache(path)
+  writeCodeCache(path)
 }
-for (const name of ['agentjail', 'gate']) {
-  await copyFile('build/load-cached.cjs', `${outdir}/${name}.cjs`)
-}
+for (const name of ['agentjail', 'gate']) writeLoader(`${outdir}/${name}.cjs`)
 await mkdir('dist/bin', { recursive: true })
 await copyFile('bin/agentjail.cjs', 'dist/bin/agentjail.cjs')
 

@@ -1,15 +1,18 @@
 'use strict'
 /**
  * Runs `<its own name>-hot.cjs` with the code cache beside it, which the build made: V8 then compiles nothing.
- * V8 itself refuses a cache of another version, another machine or other flags; the code is compiled as usual then.
+ * A cache of another Node, processor or system is not looked at: the code is compiled as usual then.
  */
 const { readFileSync } = require('node:fs')
 const { Script } = require('node:vm')
+// build: cacheKey
 
 const path = __filename.replace(/\.cjs$/, '-hot.cjs')
 let cachedData
 try {
-  cachedData = readFileSync(path.replace(/\.cjs$/, '.cache'))
+  const cache = readFileSync(path.replace(/\.cjs$/, '.cache'))
+  const key = cacheKey()
+  if (cache.subarray(0, key.length).equals(key)) cachedData = cache.subarray(key.length)
 } catch {
   // None was built.
 }
