@@ -151,8 +151,8 @@ t.test('bad input: one clear message, nothing left', async (t) => {
   const { backend: bare, mac: without, warnings } = setUp()
   without.state.interfaces = without.state.interfaces.filter((each) => each !== 'pflog0')
   const stderr = 'ifconfig: SIOCIFCREATE2: Operation not permitted\n'
-  without.intercept = ([program]) =>
-    program === '/sbin/ifconfig' ? { code: 1, stdout: '', stderr } : undefined
+  without.intercept = (argv) =>
+    argv.includes('/sbin/ifconfig') ? { code: 1, stdout: '', stderr } : undefined
   await openJail(bare, mail)
   t.match(warnings, [/no pflog0 .*not permitted.*sudo ifconfig pflog0 create/])
   t.throws(

@@ -35,6 +35,8 @@ export class MacRoot {
   readonly program = program
   /** Told after each command that macOS was given. */
   onCommand: (() => void) | undefined
+  /** A command takes effect, and ends, when this has settled. */
+  beforeCommand: ((argv: readonly string[]) => Promise<void> | undefined) | undefined
   readonly #dir: string
   readonly #server: Server
   readonly #holder: ChildProcess
@@ -56,14 +58,12 @@ export class MacRoot {
       socket.on('end', () => {
         const at = asked.indexOf('\0\0')
         const argv = asked.slice(0, at).split('\0')
-        const { code, stdout, stderr } = this.#answer(argv, asked.slice(at + 2))
-        this.onCommand?.()
-        const text = `${String(code)} ${String(stdout.length)}\n${stdout}${stderr}`
-        if (argv[0] !== '/usr/sbin/tcpdump' || code !== 0) socket.end(text)
-        else {
-          socket.write(text)
-          this.#listen(argv[argv.indexOf('-i') + 1] ?? '', socket)
+        const settled = this.beforeCommand?.(argv)
+        const go = (): void => {
+          this.#reply(socket, argv, asked.slice(at + 2))
         }
+        if (settled === undefined) go()
+        else void settled.then(go)
       })
     })
     const fakes = [...places.values(), '/usr/bin/sw_vers'].filter((path) => !real.has(path))
@@ -145,6 +145,17 @@ export class MacRoot {
     if (code !== 0) throw new Error(stderr)
   }
 
+  #reply(socket: Socket, argv: readonly string[], input: string): void {
+    const { code, stdout, stderr } = this.#answer(argv, input)
+    this.onCommand?.()
+    const text = `${String(code)} ${String(stdout.length)}\n${stdout}${stderr}`
+    if (argv[0] !== '/usr/sbin/tcpdump' || code !== 0) socket.end(text)
+    else {
+      socket.write(text)
+      this.#listen(argv[argv.indexOf('-i') + 1] ?? '', socket)
+    }
+  }
+
   /** A tcpdump that runs. */
   #listen(device: string, socket: Socket): void {
     const captures = this.#captures.get(device) ?? new Set()
@@ -168,15 +179,24 @@ export class MacRoot {
     if (name === '/usr/bin/sw_vers') return answer(0, '15.4\n')
     if (name === '/bin/launchctl' && args[0] === 'asuser') return this.#launch(args.slice(1))
     if (name === '/bin/launchctl' && args[0] === 'bootstrap') this.#look(args[2] ?? '')
+    if (name === '/sbin/pfctl' && args.includes('-f'))
+      this.#look(args[args.indexOf('-f') + 1] ?? '')
     return runTool(this.state, argv, input)
   }
 
-  /** launchd reads the file itself. */
+  /** What a program of macOS reads itself: as it is now, or not there. */
   #look(path: string): void {
     const pid = String(this.#holder.pid)
     const inside = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim()
-    const text = readFileSync(`/proc/${inside}/root${path}`, 'utf8')
-    this.state.files[path] = { kind: 'file', text, mode: 0o644, uid: 0, gid: 0 }
+    Reflect.deleteProperty(this.state.files, path)
+    try {
+      // A link within would be followed from this root: /var/run is one.
+      const place = path.replace(/^\/var\/run\//, '/run/')
+      const text = readFileSync(`/proc/${inside}/root${place}`, 'utf8')
+      this.state.files[path] = { kind: 'file', text, mode: 0o644, uid: 0, gid: 0 }
+    } catch {
+      // Whoever asked is told.
+    }
   }
 
   #launch([uid = '', sudo, ...rest]: readonly string[]): Answer {

@@ -4,6 +4,7 @@
  * All but `difference` are called under the lock.
  */
 import { errorMessage, JailError } from '../../errors.js'
+import { revoke } from '../../system/licence.js'
 import type { System } from '../../system/types.js'
 import type { UidRange } from '../types.js'
 import { compilePf } from './compile.js'
@@ -28,6 +29,7 @@ export class PfAnchor {
   readonly #warn: (text: string) => void
   readonly #warned = new Set<string>()
   readonly #journal: string
+  readonly #logLicence: string
   #services: Services | undefined
 
   constructor(options: {
@@ -39,11 +41,12 @@ export class PfAnchor {
     warn: (text: string) => void
   }) {
     this.#system = options.system
-    this.pfctl = new Pfctl(options.system, options.anchor)
+    this.pfctl = new Pfctl(options.system, options.anchor, options.stateDir)
     this.#store = storeFile(options.system, options.stateDir)
     this.#range = options.range
     this.#ownAddresses = options.ownAddresses
     this.#journal = `${options.stateDir}/pf-enable`
+    this.#logLicence = `${options.stateDir}/pf-log`
     this.#warn = options.warn
   }
 
@@ -74,26 +77,30 @@ export class PfAnchor {
     const ruleset = this.#ruleset(store)
     await this.pfctl.load(printRuleset(ruleset))
     await this.#verifyRules(ruleset)
-    await this.removeTables(store)
+    await this.tidy(store)
     const kept = await this.#endLog(store)
     if (isNeeded(kept)) await this.#ensureEnabled(kept)
     else await this.#release(kept)
   }
 
   /**
-   * A load leaves tables that it does not name as they are, if they are `persist`, addresses and all: whoever has the
-   * uid next would find them. Others' are not touched.
+   * Takes away what a load leaves: its file; and tables that it does not name, if they are `persist`, addresses and all:
+   * whoever has the uid next would find them. Others' are not touched.
    */
-  async removeTables(store: PfStore): Promise<void> {
+  async tidy(store: PfStore): Promise<void> {
+    await this.pfctl.endLoad()
     const named = new Set(this.#ruleset(store).tables.map(({ name }) => name))
     for (const name of await this.pfctl.tables())
       if (isOwnTable(name) && !named.has(name)) await this.pfctl.killTable(name)
   }
 
-  /** Notes, before it is made, that pflog0 is agentjail's; or that it is not. */
-  async claimLog(isOurs: boolean): Promise<void> {
+  /** Notes, before it is made, that pflog0 is agentjail's; or that it is not. Gives the licence to make it. */
+  async claimLog(isOurs: boolean): Promise<string> {
     const { log: _, ...store } = await this.#store.read()
+    if (!isOurs) await this.#system.removeFile(this.#logLicence)
     await this.#store.write(isOurs ? { ...store, log: true } : store)
+    if (isOurs) await this.#system.writeFile(this.#logLicence, '', 0o600)
+    return this.#logLicence
   }
 
   /** After an opening that failed. */
@@ -106,6 +113,7 @@ export class PfAnchor {
   /** Without a jail nobody reads pflog0; where it cannot be removed now, the next end tries again. */
   async #endLog(store: PfStore): Promise<PfStore> {
     if (store.log !== true || store.jails.length > 0) return store
+    await this.#system.removeFile(await revoke(this.#system, this.#logLicence))
     if (!(await removeLogDevice(this.#system))) return store
     const { log: _, ...without } = store
     await this.#store.write(without)

@@ -59,7 +59,7 @@ export function pfBackend(options: PfOptions): PfBackend {
         throw new JailError('PLATFORM', 'macOS has no network namespaces', {
           hint: 'use isolation: uid, which is the default here',
         })
-      const claim = (isOurs: boolean): Promise<void> => anchor.claimLog(isOurs)
+      const claim = (isOurs: boolean): Promise<string> => anchor.claimLog(isOurs)
       const log = await DenialLog.open(system, path, range, { warn, claim })
       const hold = new PfHold(system, anchor, plan, log)
       try {
@@ -75,7 +75,7 @@ export function pfBackend(options: PfOptions): PfBackend {
       const store = await anchor.read()
       if (!store.jails.some((jail) => jail.name === name)) {
         // It may have ended between making pflog0 and its first rule, or between its last rule and its tables.
-        await anchor.removeTables(store)
+        await anchor.tidy(store)
         await anchor.releaseLog()
       } else await anchor.change('closing', (store) => without(store, name))
     },

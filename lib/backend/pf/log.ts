@@ -4,6 +4,7 @@
  */
 import type { Decision } from '../../audit/record.js'
 import { errorMessage } from '../../errors.js'
+import { underLicence } from '../../system/licence.js'
 import type { Session, System } from '../../system/types.js'
 import { canonicalAddress } from '../../policy/addresses.js'
 import type { NetworkPlan, UidRange } from '../types.js'
@@ -77,13 +78,13 @@ export class DenialLog {
 
   /**
    * Undefined, after a warning, where the log cannot be had: denials hold all the same, only unseen.
-   * `claim`: called before pflog0 is made, and again with false where it was not.
+   * `claim`: called before pflog0 is made, and again with false where it was not; gives its licence (`lib/system/licence.ts`).
    */
   static async open(
     system: System,
     anchor: string,
     range: UidRange,
-    { warn, claim }: { warn: (text: string) => void; claim: (isOurs: boolean) => Promise<void> },
+    { warn, claim }: { warn: (text: string) => void; claim: (isOurs: boolean) => Promise<string> },
   ): Promise<DenialLog | undefined> {
     try {
       if (!(await hasLogDevice(system))) await makeLogDevice(system, claim)
@@ -137,10 +138,10 @@ async function hasLogDevice(system: System): Promise<boolean> {
 
 async function makeLogDevice(
   system: System,
-  claim: (isOurs: boolean) => Promise<void>,
+  claim: (isOurs: boolean) => Promise<string>,
 ): Promise<void> {
-  await claim(true)
-  const { code, stderr } = await system.run([ifconfig, 'pflog0', 'create'])
+  const licence = await claim(true)
+  const { code, stderr } = await system.run(underLicence(licence, [ifconfig, 'pflog0', 'create']))
   if (code === 0) return
   await claim(false)
   // Somebody else was faster.

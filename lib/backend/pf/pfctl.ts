@@ -3,7 +3,7 @@
  * Invariant: never `-f` or `-F` without `-a`, never `-e` or `-d`: other tools' rules and references stay theirs.
  */
 import { JailError } from '../../errors.js'
-import type { CommandResult, System } from '../../system/types.js'
+import type { Argv, CommandResult, System } from '../../system/types.js'
 import { parseEnabled, parseReferences, parseSkipped, parseToken } from './listing.js'
 
 const program = '/sbin/pfctl'
@@ -29,10 +29,13 @@ export type PfListing = 'rules' | 'nat' | 'states' | 'info' | 'References'
 export class Pfctl {
   readonly anchor: string
   readonly #system: System
+  readonly #rulesPath: string
 
-  constructor(system: System, anchor: string) {
+  /** `stateDir`: where what is being loaded lies meanwhile. */
+  constructor(system: System, anchor: string, stateDir: string) {
     this.#system = system
     this.anchor = anchor
+    this.#rulesPath = `${stateDir}/pf-rules`
   }
 
   /** Throws where pfctl says no. `main`: of the main ruleset, else of agentjail's anchor. */
@@ -45,19 +48,30 @@ export class Pfctl {
 
   /** Parses without loading. */
   async check(text: string): Promise<void> {
-    const result = await this.#feed(text, '-n')
+    const result = await this.#system.run(this.#loading('-', '-n'), { input: text })
     if (result.code !== 0) throw refusal('accept the rules', result)
   }
 
-  /** Replaces the whole anchor in one transaction. `-o none`: the listing shows what was written. */
+  /**
+   * Replaces the whole anchor in one transaction. `-o none`: the listing shows what was written. From a file: a pipe may
+   * break off in the middle when this process is killed, and pfctl, which goes on alone, would load half of it, or all of
+   * it after somebody else's load. pfctl opens its transaction before it reads; another load meanwhile makes it fail, and
+   * after one the file is newer, or gone: see `endLoad`.
+   */
   async load(text: string): Promise<void> {
+    await this.#system.writeFile(this.#rulesPath, text, 0o600)
     for (let attempt = 0; ; attempt++) {
-      const result = await this.#feed(text)
+      const result = await this.#system.run(this.#loading(this.#rulesPath))
       if (result.code === 0) return
       if (!result.stderr.includes('Resource busy') || attempt === busyRetries)
         throw refusal('load the rules', result)
       await this.#system.sleep(busyPause)
     }
+  }
+
+  /** What a load leaves, also one that failed or was killed. */
+  async endLoad(): Promise<void> {
+    await this.#system.removeFile(this.#rulesPath)
   }
 
   /** In force for new packets when it resolves. */
@@ -146,9 +160,8 @@ export class Pfctl {
     throw refusal('release its reference', result)
   }
 
-  #feed(text: string, ...more: string[]): Promise<CommandResult> {
-    const args = [...more, '-q', '-a', this.anchor, '-o', 'none', '-f', '-']
-    return this.#system.run([program, ...args], { input: text })
+  #loading(file: string, ...more: string[]): Argv {
+    return [program, ...more, '-q', '-a', this.anchor, '-o', 'none', '-f', file]
   }
 
   #run(...args: string[]): Promise<CommandResult> {

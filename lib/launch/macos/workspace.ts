@@ -5,7 +5,8 @@
  * meanwhile leads only to what its owner may change anyway.
  */
 import { JailError } from '../../errors.js'
-import type { CommandResult, System } from '../../system/types.js'
+import { revoke, underLicence } from '../../system/licence.js'
+import type { Argv, CommandResult, System } from '../../system/types.js'
 import type { LaunchSpec } from '../types.js'
 
 const chmod = '/bin/chmod'
@@ -41,7 +42,8 @@ interface Share {
 /**
  * `caller`: name of the account that called; absent for root, who needs no entry. `sharerOf`: the account with whose
  * rights a place is shared.
- * `journal`: path of a file of root's that says what is shared, written before, removed after: see `takeBackShares`.
+ * `journal`: path of a file of root's that says what is shared, written before, removed after: see `takeBackShares`. It is
+ * the licence of what adds entries, which goes on when this process is killed.
  * @throws JailError LAUNCH; what was added by then is taken away again.
  */
 export async function shareWorkspace(
@@ -73,7 +75,7 @@ export async function shareWorkspace(
     await system.writeFile(journal, JSON.stringify({ jail, shares }), 0o600)
   for (const share of shares) {
     added.push(share)
-    const { code, stderr } = await change(system, '+a', share, jail)
+    const { code, stderr } = await change(system, '+a', share, jail, journal)
     if (code === 0) continue
     // Where it stopped half way; the place itself has no such entry to give back.
     added.pop()
@@ -92,13 +94,14 @@ export async function shareWorkspace(
 
 /**
  * After a crash: takes away what the journal says was shared, and the journal. Entries that are not there any more, or
- * not yet, are none to take away. Idempotent.
- * @throws JailError STATE where an entry stays; the journal stays too.
+ * never came, are none to take away; what still adds some is waited for. Idempotent.
+ * @throws JailError STATE where an entry stays, or is still being added; the journal stays too.
  */
 export async function takeBackShares(system: System, journal: string): Promise<void> {
-  const text = await system.readFile(journal)
+  const revoked = await revoke(system, journal)
+  const text = await system.readFile(revoked)
   if (text === undefined) return
-  const { jail, shares } = parseJournal(text, journal)
+  const { jail, shares } = parseJournal(text, revoked)
   for (const share of [...shares].reverse()) {
     const { code, stderr } = await change(system, '-a', share, jail)
     if (code !== 0 && !/Unable to translate|unknown user/.test(stderr))
@@ -107,7 +110,7 @@ export async function takeBackShares(system: System, journal: string): Promise<v
         `an access list of ${share.path} keeps an entry: ${firstLine(stderr)}`,
       )
   }
-  await system.removeFile(journal)
+  await system.removeFile(revoked)
 }
 
 /** Lines of chmod(1) on files of other accounts, which stay as they are, and on files that went meanwhile. */
@@ -115,16 +118,19 @@ const passedOver = /Operation not permitted|Permission denied|No such file|No ma
 
 /**
  * Below a place the files of two accounts are changed: of who shares it, and of the jail's own user, which made some at
- * an earlier run. The answer is that for the place itself.
+ * an earlier run. The answer is that for the place itself. `licence`: see `underLicence`.
  */
 async function change(
   system: System,
   verb: '+a' | '-a',
   { entry, path, as }: Share,
   jail: string,
+  licence?: string,
 ): Promise<CommandResult> {
-  const run = (user: string, ...args: string[]): Promise<CommandResult> =>
-    system.run([sudo, '-n', '-u', user, '--', chmod, ...args, verb, entry, path], { timeout })
+  const run = (user: string, ...args: string[]): Promise<CommandResult> => {
+    const argv: Argv = [sudo, '-n', '-u', user, '--', chmod, ...args, verb, entry, path]
+    return system.run(licence === undefined ? argv : underLicence(licence, argv), { timeout })
+  }
   // Only itself, and no link in its place: with root's rights nothing below may be walked that others can change.
   if (as === 'root') return gone(verb, await run(as, '-h'))
   const all = await run(as, '-R', '-P')

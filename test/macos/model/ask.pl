@@ -20,7 +20,7 @@ if ($program eq '/usr/sbin/tcpdump') {
   print while <$socket>;
   exit 0;
 }
-my $input = grep({ $_ eq '-f' } @ARGV) ? do { local $/; <STDIN> } // '' : '';
+my $input = "@ARGV" =~ /-f -(?: |$)/ ? do { local $/; <STDIN> } // '' : '';
 if ($program eq '/bin/launchctl' && ($ARGV[0] // '') eq 'asuser') {
   # launchctl asuser UID sudo -n [--preserve-env=A,B] -u NAME -H -- sandbox-exec -p PROFILE COMMAND: runs for real.
   my ($code, $out, $err) = ask('', $program, @ARGV);

@@ -14,8 +14,15 @@ const [, , file = '', ...argv] = process.argv
 if (argv[0] === '/bin/launchctl' && argv[1] === 'asuser') launch(argv.slice(2))
 else if (argv[0] === '/usr/bin/perl') becomeTool(argv)
 else {
-  const input = argv.some((arg) => arg === '-f') ? readFileSync(0, 'utf8') : ''
-  const { code, stdout, stderr } = change((state) => runTool(state, argv, input))
+  const from = argv.includes('-f') ? argv[argv.indexOf('-f') + 1] : undefined
+  const input = from === '-' ? readFileSync(0, 'utf8') : ''
+  const { code, stdout, stderr } = change((state) => {
+    if (from?.startsWith('/') === true && existsSync(from)) {
+      const text = readFileSync(from, 'utf8')
+      state.files[from] = { kind: 'file', text, mode: 0o600, uid: 0, gid: 0 }
+    }
+    return runTool(state, argv, input)
+  })
   process.stdout.write(stdout)
   process.stderr.write(stderr)
   process.exitCode = code

@@ -20,7 +20,7 @@ export function runTool(state: MacState, argv: readonly string[], input: string)
     case 'sudo':
       return sudo(state, args, input)
     case 'perl':
-      return enabledByPerl(state, args)
+      return perl(state, args, input)
     default:
       return directoryTool(state, name, args) ?? smallTool(state, name, args)
   }
@@ -44,22 +44,29 @@ function sudo(
   }
 }
 
-/** The one script that agentjail gives to perl here: who it is, and what pfctl says, into a file. */
-function enabledByPerl(
+/** The scripts that agentjail gives to perl here, by what they do. */
+function perl(
   state: MacState,
-  [e, , dashes, file = '', ...argv]: readonly string[],
+  [e, script = '', dashes, file = '', ...argv]: readonly string[],
+  input: string,
 ): Answer {
-  if (e !== '-e' || dashes !== '--' || argv.join(' ') !== '/sbin/pfctl -E')
+  if (e !== '-e' || dashes !== '--')
     return answer(2, '', "Can't open perl script: No such file or directory\n")
+  if (script.includes('LOCK_SH'))
+    return state.files[file] === undefined
+      ? answer(2, '', `${file}: No such file or directory\n`)
+      : runTool(state, argv, input)
+  if (script.includes('LOCK_EX')) {
+    const licence = state.files[file]
+    if (licence !== undefined) state.files[`${file}.revoked`] = licence
+    Reflect.deleteProperty(state.files, file)
+    return answer()
+  }
+  if (argv.join(' ') !== '/sbin/pfctl -E') return answer(2, '', 'unknown script\n')
   const pid = state.nextPid
   const { code, stdout, stderr } = runTool(state, argv, '')
-  state.files[file] = {
-    kind: 'file',
-    text: `${String(pid)}\n${stderr}`,
-    mode: 0o600,
-    uid: 0,
-    gid: 0,
-  }
+  const text = `${String(pid)}\n${stderr}`
+  state.files[file] = { kind: 'file', text, mode: 0o600, uid: 0, gid: 0 }
   return answer(code, stdout)
 }
 
