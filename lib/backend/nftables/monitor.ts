@@ -3,6 +3,8 @@
  * with a hundred jails one listing takes a fifth of a second.
  * Node has no netlink sockets and `nft monitor` keeps a copy of the whole ruleset; perl-base, which opens the gate's
  * sockets too, reads the announcements in a few lines. It decides nothing: whoever is told looks for himself.
+ * On a machine that is overloaded what looks and restores would wait for its turn a dozen times: from a change on it goes
+ * before other programs (SCHED_RR), for some seconds, where the machine lets it; what it starts meanwhile does not.
  * Invariant: what it cannot read, or lost (ENOBUFS), counts as a change; its end is told.
  */
 import type { Session, System } from '../../system/types.js'
@@ -22,13 +24,36 @@ export interface MonitorFilter {
   }
 }
 
+/** Numbers of sched_getscheduler and sched_setscheduler (asm/unistd_64.h; asm-generic/unistd.h for arm64). */
+const schedulers: Readonly<Partial<Record<NodeJS.Architecture, readonly [number, number]>>> = {
+  x64: [145, 144],
+  arm64: [120, 119],
+}
+/** Seconds after a change that what answers it goes first. */
+const hurrySeconds = 3
+
 /**
- * argv: TABLES CHAINS MAPS (comma-separated) SHARED UID. Writes `ready`, then `change` for each batch that concerns it.
- * Numbers are of linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h. Ends with its standard input.
+ * argv: TABLES CHAINS MAPS (comma-separated) SHARED UID GET,SET,SECONDS PIDS. Writes `ready`, then `change` for each batch
+ * that concerns it. Numbers are of linux/netlink.h, linux/netfilter/nfnetlink.h, nf_tables.h, and of linux/sched.h: 2 is
+ * SCHED_RR, 0x40000000 has what is forked then begin as usual. Ends with its standard input.
  */
 const script = String.raw`
 use strict; use warnings; $| = 1;
-my ($tables, $chains, $maps, $shared, $uid) = @ARGV;
+my ($tables, $chains, $maps, $shared, $uid, $scheduler, $pids) = @ARGV;
+my ($get, $set, $seconds) = split /,/, $scheduler;
+my ($first, $last) = map { pack('i', $_) } 1, 0;
+# Only what has a usual policy, and goes back to it.
+my %usual = map { my $policy = $get ? syscall($get, $_ + 0) : -1; $policy =~ /^[035]$/ ? ($_ => $policy) : () } split /,/, $pids;
+my $until = 0;
+sub hurry {
+  $until = time + $seconds;
+  syscall($set, $_ + 0, 2 | 0x40000000, $first) for keys %usual;
+}
+sub relax {
+  $until = 0;
+  syscall($set, $_ + 0, $usual{$_}, $last) for keys %usual;
+}
+syscall($set, 0, 2 | 0x40000000, $first) if $set;
 my ($own, $chain, $map) = map { my %h = map { $_ => 1 } split /,/; \%h } $tables, $chains, $maps;
 my $key = pack('L', $uid);
 socket(my $s, 16, 3, 12) or die "netlink: $!\n";
@@ -59,7 +84,9 @@ sub concerns {
 while (1) {
   my $in = '';
   vec($in, 0, 1) = 1; vec($in, fileno $s, 1) = 1;
-  select($in, undef, undef, undef) > 0 or next;
+  my $left = $until - time;
+  if ($until and $left <= 0 || $left > $seconds) { relax(); next; }
+  select($in, undef, undef, $until ? $left : undef) > 0 or next;
   if (vec($in, 0, 1)) { sysread(STDIN, my $gone, 64) or last; }
   next unless vec($in, fileno $s, 1);
   my $told = 0;
@@ -73,22 +100,27 @@ while (1) {
       $at += ($len + 3) & ~3;
     }
   }
-  print "change\n" if $told;
+  if ($told) { hurry(); print "change\n"; }
 }
+relax();
 `
 
-/** Throws where it cannot be started. */
+/**
+ * @param hurried processes that answer a change. Throws where it cannot be started.
+ */
 export function openMonitor(
   system: System,
   perl: string,
   { tables, shared }: MonitorFilter,
   onChange: () => void,
   onEnd: () => void,
+  hurried: readonly number[] = [],
 ): RuleMonitor {
   const session: Session = system.open([
     ...[perl, '-MErrno', '-e', script, '--', tables.join(',')],
     ...[shared?.chains.join(',') ?? '', shared?.maps.join(',') ?? ''],
     ...[shared?.table ?? '', String(shared?.uid ?? 0)],
+    ...[[...(schedulers[process.arch] ?? [0, 0]), hurrySeconds].join(','), hurried.join(',')],
   ] as unknown as Parameters<System['open']>[0])
   let stopped = false
   // Ready counts as a change: what happened before it listened is looked for once.

@@ -335,7 +335,8 @@ class UidHold implements NetworkHold {
       uid: this.#plan.uid,
     }
     const filter = { tables: [tableName.static, tableName.guard, tableName.inward], shared }
-    return openMonitor(this.#system, this.#place.perl, filter, onChange, onEnd)
+    const hurried = [process.pid, this.#nft.pid]
+    return openMonitor(this.#system, this.#place.perl, filter, onChange, onEnd, hurried)
   }
 
   async restore(mended: Mended = unlocked): Promise<void> {
