@@ -31,6 +31,7 @@ const keys = ['downMBs', 'upMBs', 'connectionsPerSecond', 'p50ms', 'p99ms'] as c
 const httpKeys = ['requestsPerSecond', 'connectionsPerSecond', 'downMBs', 'p50ms', 'p99ms'] as const
 
 const names: Readonly<Record<string, string>> = {
+  bare: 'bare Node: TLS ended on both sides, nothing read',
   gate: 'HTTP gate',
   srt: "srt's proxy, ending TLS",
 }
@@ -112,7 +113,7 @@ export async function gate({ quick }: Options): Promise<Part> {
           'first byte p50 ms',
           'p99 ms',
         ],
-        rows: ['direct', 'gate', 'srt']
+        rows: ['direct', 'bare', 'gate', 'srt']
           .filter((route) => `${route} downMBs` in http.medians)
           .map((route) => [
             names[route] ?? route,

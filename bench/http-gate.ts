@@ -65,6 +65,39 @@ async function serveOrigin(): Promise<void> {
   })
 }
 
+/** The least that any gate in Node does: TLS ended on both sides, sessions with the origin resumed, nothing read. */
+async function serveBare(originPort: number, originCa: string): Promise<void> {
+  const authority = await createAuthority('bare')
+  const secureContext = tls.createSecureContext({ ca: originCa })
+  let session: Buffer | undefined
+  const server = tls.createServer(
+    {
+      highWaterMark: 256 * 1024,
+      SNICallback: (asked, done) => {
+        done(null, authority.contextFor(asked))
+      },
+    } as tls.TlsOptions,
+    (client) => {
+      const upstream = tls.connect({
+        ...{ port: originPort, host: '127.0.0.1', servername: name, secureContext, noDelay: true },
+        ...(session === undefined ? {} : { session }),
+        ...{ highWaterMark: 256 * 1024 },
+      } as tls.ConnectionOptions)
+      upstream.on('session', (fresh) => (session = fresh))
+      for (const [from, to] of [
+        [client, upstream],
+        [upstream, client],
+      ] as const) {
+        from.on('error', () => to.destroy())
+        from.pipe(to)
+      }
+    },
+  )
+  server.listen(0, '127.0.0.1', () => {
+    process.send?.({ port: (server.address() as AddressInfo).port, ca: authority.pem })
+  })
+}
+
 interface Route {
   readonly port: number
   readonly ca: string
@@ -179,20 +212,23 @@ async function measure(
   for (const agent of [many, one, fresh]) agent.destroy()
 }
 
-async function startOrigin(): Promise<{ child: ChildProcess; port: number; ca: string }> {
-  const child = fork(fileURLToPath(import.meta.url), ['origin'])
+async function startPeer(
+  ...args: readonly string[]
+): Promise<{ child: ChildProcess; port: number; ca: string }> {
+  const child = fork(fileURLToPath(import.meta.url), args)
   return await new Promise((resolve, reject) => {
     child.once('message', (message: { port: number; ca: string }) => {
       resolve({ child, ...message })
     })
     child.once('exit', () => {
-      reject(new Error('the origin ended'))
+      reject(new Error(`${args[0] ?? ''} ended`))
     })
   })
 }
 
 async function main(rounds: number): Promise<void> {
-  const origin = await startOrigin()
+  const origin = await startPeer('origin')
+  const bare = await startPeer('bare', String(origin.port), origin.ca)
   const dir = mkdtempSync(join(tmpdir(), 'agentjail-bench-'))
   const caFile = join(dir, 'ca.pem')
   writeFileSync(caFile, origin.ca)
@@ -228,6 +264,7 @@ async function main(rounds: number): Promise<void> {
   const originPort = origin.port
   const routes: Record<string, Route> = {
     direct: { port: originPort, ca: origin.ca, host: name, originPort },
+    bare: { port: bare.port, ca: bare.ca, host: name, originPort },
     gate: { port: tcp.port, ca: gate.ca ?? '', host: name, originPort },
     ...(typeof srt === 'string'
       ? {}
@@ -253,6 +290,7 @@ async function main(rounds: number): Promise<void> {
     }
   } finally {
     origin.child.kill()
+    bare.child.kill()
     gate.child.kill()
     if (typeof srt !== 'string') srt.child.disconnect()
     rmSync(dir, { recursive: true, force: true })
@@ -269,6 +307,7 @@ async function main(rounds: number): Promise<void> {
     missing: typeof srt === 'string' ? [srt] : [],
     medians,
     overDirect: Object.fromEntries(keys.map((what) => [what, over(what, 'direct')])),
+    overBare: Object.fromEntries(keys.map((what) => [what, over(what, 'bare')])),
     overSrt: Object.fromEntries(keys.map((what) => [what, over(what, 'srt')])),
     samples: samples.all(),
   }
@@ -276,7 +315,9 @@ async function main(rounds: number): Promise<void> {
 }
 
 if (process.argv[2] === 'origin') await serveOrigin()
-else {
+else if (process.argv[2] === 'bare') {
+  await serveBare(Number(process.argv[3]), process.argv[4] ?? '')
+} else {
   await main(Number(process.argv[2] ?? 3))
   process.exit(0)
 }

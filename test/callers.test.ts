@@ -154,9 +154,9 @@ t.test('who asked for a granted name: told by its client, or that it was anybody
     },
     () => 0,
   )
-  await clients.lookGranted('a.example', 'udp', 4000)
-  t.equal(clients.lookGranted('a.example', 'udp', 4000), undefined, 'A and AAAA are one')
-  await clients.lookGranted('a.example', 'udp', 4001)
+  await clients.lookGranted('a.example', 'udp', 4000, false)
+  t.equal(clients.lookGranted('a.example', 'udp', 4000, false), undefined, 'A and AAAA are one')
+  await clients.lookGranted('a.example', 'udp', 4001, false)
   t.strictSame(
     sent.splice(0),
     [
@@ -165,11 +165,24 @@ t.test('who asked for a granted name: told by its client, or that it was anybody
     ],
     'each client',
   )
-  for (let port = 5000; port < 6000; port++) void clients.lookGranted('b.example', 'udp', port)
+  for (let port = 5000; port < 6000; port++)
+    void clients.lookGranted('b.example', 'udp', port, false)
   t.equal(sent.filter(([port]) => port === 0).length, 1, 'those who are not looked for: once')
   t.ok(sent.length <= 10)
   t.ok(clients.look(denied, 4000), 'and a denial is looked for all the same')
   t.end()
+})
+
+t.test('an answer that is ready waits less than one that is asked for', async (t) => {
+  const clients = new Clients(
+    () => undefined,
+    () => 0,
+  )
+  const over: string[] = []
+  const asked = clients.lookGranted('a.example', 'udp', 4000, false)
+  const ready = clients.lookGranted('b.example', 'udp', 4000, true)
+  await Promise.all([asked?.then(() => over.push('asked')), ready?.then(() => over.push('ready'))])
+  t.strictSame(over, ['ready', 'asked'])
 })
 
 t.test('a refused port is whoever’s asked for its name, or nobody’s', (t) => {

@@ -1,11 +1,14 @@
 /** What passes, and how: rules, limits, streams, WebSockets, injected keys, upstream certificates. */
 import https from 'node:https'
 import net from 'node:net'
+import { Duplex } from 'node:stream'
 import tls from 'node:tls'
 import zlib from 'node:zlib'
 import t from 'tap'
 import type { ReasonCode } from '../lib/audit/record.js'
 import { createAuthority } from '../lib/gate/http/authority.js'
+import { leave, takeLeft } from '../lib/gate/http/left-over.js'
+import type { HttpContext } from '../lib/gate/http/types.js'
 import type { Grant, HttpRule } from '../lib/policy/types.js'
 import { type Ask, ask, askHttp2, askRaw, grant, key, openStage, pin } from './http-stage.js'
 
@@ -610,6 +613,64 @@ t.test('odd answers of a host: none of them ends the gate', async (t) => {
     t.equal(reply?.status, other, `HTTP/2 ${path}`)
   }
   await stage.close()
+})
+
+t.test(
+  'a connection left idle is given on: same host and grant, one client at a time',
+  async (t) => {
+    const dialled: net.Socket[] = []
+    const other = grant({ id: 'g2', rules: [{ method: 'GET', path: '/other' }] })
+    const stage = await openStage({
+      grants: [
+        grant({ rules: [{ method: '*', path: '/x' }] }),
+        other,
+        grant({ name: 'b.example' }),
+      ],
+      onDial: (socket) => dialled.push(socket),
+    })
+    /** The client has closed, and the gate has seen it. */
+    const settled = async () => {
+      const ended = () => stage.decisions.filter(({ up }) => up !== undefined).length
+      const before = stage.servings.length
+      while (ended() < before) await new Promise((resolve) => setTimeout(resolve, 2))
+    }
+    const send = async (request: Ask) => {
+      const { status } = await ask(stage, request)
+      await settled()
+      return [status, stage.dials()]
+    }
+    t.same(await send({ path: '/x' }), [200, 1])
+    t.same(await send({ path: '/x', method: 'POST', body: 'a' }), [200, 1], 'given on')
+    t.same(await send({ path: '/other' }), [200, 2], 'another grant of the host')
+    t.same(await send({ name: 'b.example' }), [200, 3], 'another host')
+    const both = await Promise.all([ask(stage, { path: '/x' }), ask(stage, { path: '/x' })])
+    t.same([both.map(({ status }) => status), stage.dials()], [[200, 200], 4], 'two at a time')
+    await settled()
+
+    const headers = { authorization: 'Negotiate abcd' }
+    t.same(await send({ path: '/x', headers }), [200, 4], 'a login takes one')
+    await Promise.all([ask(stage, { path: '/x' }), ask(stage, { path: '/x' })])
+    t.equal(stage.dials(), 5, 'and its connection is nobody else\u2019s: one of two was left')
+    await stage.close()
+  },
+)
+
+t.test('a connection left idle that the host ends or speaks on is not given on', async (t) => {
+  const context = {} as HttpContext
+  for (const [what, act] of [
+    ['nothing', () => undefined],
+    ['speaks', (socket: Duplex) => socket.push('HTTP/1.1 200 OK\r\n\r\n')],
+    ['ends', (socket: Duplex) => socket.push(null)],
+    ['breaks', (socket: Duplex) => socket.destroy(new Error('reset'))],
+  ] as const) {
+    const socket = new Duplex({ read: () => undefined, write: (_chunk, _encoding, done) => done() })
+    leave(context, 'key', socket)
+    act(socket)
+    await new Promise((resolve) => setImmediate(resolve))
+    t.equal(takeLeft(context, 'other'), undefined)
+    t.equal(takeLeft(context, 'key'), what === 'nothing' ? socket : undefined, what)
+    t.equal(socket.destroyed, what !== 'nothing', what)
+  }
 })
 
 t.test('a client that goes away ends its request upstream, and is no denial', async (t) => {

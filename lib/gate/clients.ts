@@ -1,7 +1,7 @@
 /**
  * Has the warden look whose socket was denied, or asks for a granted name, while that socket still lives: a client
  * closes it within a fraction of a millisecond of its answer.
- * Invariant: only denials and the first look-up of a name wait, for the warden's word or `patienceMs`, whichever comes
+ * Invariant: only denials and the first look-up of a name wait, for the warden's word or their patience, whichever comes
  * first, and only so many a second; all others are answered at once.
  */
 import { foldKey } from '../audit/fold.js'
@@ -15,6 +15,8 @@ const grantedPerSecond = 5
 const grantedAtOnce = 10
 /** A look takes some 0.5 ms for UDP and 10 ms for TCP. Below `batchMs`: the decision is on its way then. */
 const patienceMs = 30
+/** Of an answer that is ready: it is not kept back longer than that for a machine too busy to look. */
+const readyPatienceMs = 5
 /** Alike denials within this are told as one: the first whose process is found speaks for them. */
 const alikeMs = 1_000
 
@@ -45,14 +47,19 @@ export class Clients {
     if (this.#isRecent(key) || !this.#bucket.take()) return undefined
     this.#recent.set(key, this.#now())
     // The next one alike is another chance.
-    return this.#ask(decision.proto, port, undefined, () => this.#recent.delete(key))
+    return this.#ask(decision.proto, port, undefined, patienceMs, () => this.#recent.delete(key))
   }
 
   /**
    * Somebody looks a granted name up: the same for each client, A and AAAA told as one. Who is not looked for is told of
-   * as well (port 0, once a second): then it may have been anybody.
+   * as well (port 0, once a second): then it may have been anybody. `isReady`: the answer waits for nothing else.
    */
-  lookGranted(name: string, proto: string, port: number): Promise<void> | undefined {
+  lookGranted(
+    name: string,
+    proto: string,
+    port: number,
+    isReady: boolean,
+  ): Promise<void> | undefined {
     const key = `${proto} ${port} ${name}`
     if (this.#isRecent(key)) return undefined
     if (!this.#grantedBucket.take()) {
@@ -62,20 +69,21 @@ export class Clients {
       return undefined
     }
     this.#recent.set(key, this.#now())
-    return this.#ask(proto, port, name)
+    return this.#ask(proto, port, name, isReady ? readyPatienceMs : patienceMs)
   }
 
   #ask(
     proto: string,
     port: number,
     name: string | undefined,
+    patience: number,
     onMissed?: () => void,
   ): Promise<void> {
     const serial = ++this.#serial
     return new Promise((resolve) => {
       const timer = setTimeout(() => {
         this.seen(serial, false)
-      }, patienceMs)
+      }, patience)
       this.#waiting.set(serial, (isFound) => {
         clearTimeout(timer)
         if (!isFound) onMissed?.()

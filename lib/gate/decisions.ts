@@ -59,8 +59,14 @@ export class Decisions {
   }
 
   /** Whose look-up of a granted name it is; as `report` has it looked at. Reports nothing. */
-  lookGranted(name: string, proto: string, client: number | undefined): Promise<void> | undefined {
-    return client === undefined ? undefined : this.#clients?.lookGranted(name, proto, client)
+  lookGranted(
+    name: string,
+    proto: string,
+    client: number | undefined,
+    isReady: boolean,
+  ): Promise<void> | undefined {
+    if (client === undefined) return undefined
+    return this.#clients?.lookGranted(name, proto, client, isReady)
   }
 
   /** As `report`, for a decision object that is kept and reported many times. */

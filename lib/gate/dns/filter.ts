@@ -85,7 +85,7 @@ export class DnsFilter {
       if (left > 0) {
         this.#decisions.reportShared(ready.decision)
         const answer = { rcode: rcode.ok, ...ready, ttl: secondsUp(left) }
-        const look = this.#lookGranted(query.name, { transport, port })
+        const look = this.#lookGranted(query.name, { transport, port }, true)
         if (look === undefined) return printAnswer(message, query, answer, transport)
         return look.then(() => printAnswer(message, query, answer, transport))
       }
@@ -97,8 +97,12 @@ export class DnsFilter {
   }
 
   /** A port that the name is not granted for is refused where no process is known: who asked is remembered. */
-  #lookGranted(name: string, { transport, port }: Asker): Promise<void> | undefined {
-    return this.#decisions.lookGranted(name, transport, port)
+  #lookGranted(
+    name: string,
+    { transport, port }: Asker,
+    isReady: boolean,
+  ): Promise<void> | undefined {
+    return this.#decisions.lookGranted(name, transport, port, isReady)
   }
 
   #judge(query: Query, asker: Asker): Answer | Promise<Answer> {
@@ -130,7 +134,7 @@ export class DnsFilter {
     }
     const policy = this.#names.grants
     // Beside the question upstream.
-    const look = grants.length === 0 ? undefined : this.#lookGranted(name, asker)
+    const look = grants.length === 0 ? undefined : this.#lookGranted(name, asker, false)
     const find = this.#names.find(name, wanted, admission.grants)
     const both = look === undefined ? find : look.then(() => find)
     return both.then((found) =>

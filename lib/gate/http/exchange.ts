@@ -9,7 +9,7 @@ import type { Client } from './client.js'
 import { judge, judgeAuthority } from './decide.js'
 import { forward } from './forward.js'
 import type { Link } from './link.js'
-import { deny, type Place, type Plan } from './message.js'
+import { deny, type Field, type Place, type Plan } from './message.js'
 import { DeniedError } from './meter.js'
 import { refuse } from './refuse.js'
 import { parseAuthority } from './target.js'
@@ -66,9 +66,14 @@ async function serve(client: Client, place: Place, link: Link): Promise<void> {
   const spent = context.budget.request(plan.grant)
   if (spent !== undefined) throw new DeniedError(deny(429, spent, { grant: plan.grant }))
   void link.report(decisionOf(client, place, plan))
+  if (plan.fields.some(logsInConnection)) link.keepToItself()
   const release = link.use(plan.grant)
   client.onOver(release)
   await forward(client, place, link, plan, bytes)
+}
+
+function logsInConnection([name, value]: Field): boolean {
+  return name.toLowerCase() === 'authorization' && /^(?:ntlm|negotiate)\b/i.test(value)
 }
 
 /** Reads the body first where the judgement needs it. */

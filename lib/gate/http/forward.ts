@@ -6,6 +6,7 @@
 import http, { type ClientRequest, type IncomingMessage } from 'node:http'
 import { errorMessage } from '../../errors.js'
 import type { Client } from './client.js'
+import { isGivenOn } from './left-over.js'
 import { refuse } from './refuse.js'
 import type { Link } from './link.js'
 import { deny, type Denial, type Field, type Place, type Plan } from './message.js'
@@ -72,7 +73,8 @@ function attempt(
     if (isOver || hasFailed) return
     hasFailed = true
     // A kept connection that the host had just closed: what had no body yet is safely sent again.
-    const isStale = request.reusedSocket && !client.isBegun() && isReset(error)
+    const isOld = request.reusedSocket || isGivenOn(request.socket)
+    const isStale = isOld && !client.isBegun() && isReset(error)
     if (mayRetry && isStale && (bytes !== undefined || !client.head.hasBody)) {
       attempt(client, place, link, plan, bytes, false)
       return

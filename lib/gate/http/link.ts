@@ -1,6 +1,6 @@
 /**
  * What the requests of one client connection share: its name, its upstream connections, its counts.
- * Invariant: when the client's connection ends, so does every upstream connection made for it.
+ * Invariant: when the client's connection ends, so does every upstream connection that is at work for it.
  */
 import type { Decision } from '../../audit/record.js'
 import type { Grant } from '../../policy/types.js'
@@ -25,6 +25,7 @@ export class Link {
   #lastGrant: Grant | undefined
   #lastName: string | undefined
   #isClosed = false
+  #mayGiveOn = true
 
   constructor(name: string, port: number, isTls: boolean, context: HttpContext, client?: number) {
     this.name = name
@@ -55,6 +56,11 @@ export class Link {
     }
   }
 
+  /** NTLM and the like log in a connection, not a request: nobody else may have it. */
+  keepToItself(): void {
+    this.#mayGiveOn = false
+  }
+
   grantsInUse(): readonly Grant[] {
     return [...this.#inUse.keys()]
   }
@@ -72,7 +78,7 @@ export class Link {
   close(): void {
     if (this.#isClosed) return
     this.#isClosed = true
-    for (const agent of this.#agents.values()) agent.destroy()
+    for (const agent of this.#agents.values()) agent.close(this.#mayGiveOn)
     if (this.#lastGrant === undefined) return
     void this.report({
       verdict: 'allow',

@@ -1,6 +1,6 @@
 /**
  * Passes a body on: what comes in one turn of the event loop goes out in one write, since each costs an encryption
- * and a system call of its own.
+ * and a system call of its own. Node hands TLS records on one by one, each with its ticks: the turn's end comes after them.
  * Invariant: nothing waits for a later turn, and while the taker is full the source is paused.
  */
 import type { Readable, Writable } from 'node:stream'
@@ -23,7 +23,7 @@ export function pump(from: Readable, to: Writable): void {
     if (!isCorked) {
       isCorked = true
       to.cork()
-      process.nextTick(uncork)
+      setImmediate(uncork)
     }
     if (!to.write(chunk)) from.pause()
   })

@@ -1,7 +1,7 @@
 /**
- * Connections to the real host, kept per client connection.
- * Invariant: a connection is dialled by name, verified for exactly that name, and never shared
- * between two connections of the jail, two names, or two grants.
+ * Connections to the real host, kept per client connection; what is idle when that ends, the next one may have.
+ * Invariant: a connection is dialled by name, verified for exactly that name, and never shared between two names, two
+ * grants, two jails, or two client connections at a time.
  */
 import http from 'node:http'
 import type { Duplex } from 'node:stream'
@@ -9,6 +9,7 @@ import tls from 'node:tls'
 import type { ReasonCode } from '../../audit/record.js'
 import type { Grant } from '../../policy/types.js'
 import { cutEvent } from '../cut-event.js'
+import { leave, takeLeft } from './left-over.js'
 import type { Place } from './message.js'
 import { highWaterMark } from './pump.js'
 import type { HttpContext } from './types.js'
@@ -28,6 +29,8 @@ interface AgentOptions extends http.ClientRequestArgs {
 }
 
 const handshakeMs = 15_000
+/** Node's agent marks the request that takes an idle connection. */
+const nobody = Object.create(null) as http.ClientRequest
 /** Sessions kept for resumption, each a few hundred bytes. */
 const maxSessions = 256
 
@@ -49,8 +52,10 @@ export class UpstreamAgent extends http.Agent {
   override createConnection(
     options: http.ClientRequestArgs,
     callback?: (error: Error | null, stream: Duplex) => void,
-  ): undefined {
+  ): Duplex | undefined {
     const { grant } = options as AgentOptions
+    const left = takeLeft(this.#context, this.#keyOf(grant.id))
+    if (left !== undefined) return left
     connect(this.#place, grant, this.#context).then(
       (stream) => callback?.(null, stream),
       (error: unknown) => {
@@ -60,6 +65,24 @@ export class UpstreamAgent extends http.Agent {
       },
     )
     return undefined
+  }
+
+  /** Gives away what is idle, if another client connection may have it, and ends all else. */
+  close(mayGiveOn: boolean): void {
+    for (const [grantId, sockets] of mayGiveOn ? Object.entries(this.freeSockets) : []) {
+      for (const socket of sockets?.splice(0) ?? []) {
+        socket.emit('agentRemove')
+        // Takes off what the agent listens for while a connection is idle.
+        this.reuseSocket(socket, nobody)
+        leave(this.#context, this.#keyOf(grantId), socket)
+      }
+    }
+    this.destroy()
+  }
+
+  #keyOf(grantId: string): string {
+    const { name, port, isTls } = this.#place
+    return `${isTls ? 'https' : 'http'}://${name}:${String(port)} ${grantId}`
   }
 }
 
