@@ -36,6 +36,7 @@ interface Life {
   readonly again: string
   readonly verify: { readonly code: number; readonly text: string }
   readonly enabled: boolean
+  readonly byHand: string
   readonly gate: string
   readonly denied: string
   readonly mended: string
@@ -95,6 +96,10 @@ async function liveThrough(dir: string): Promise<void> {
   const unit = '/etc/systemd/system/agentjail-deny.service'
   const verified = spawnSync('/usr/bin/systemd-analyze', ['verify', unit], { encoding: 'utf8' })
   const enabled = fs.existsSync('/etc/systemd/system/sysinit.target.wants/agentjail-deny.service')
+  // As in a container: nothing there would start a unit.
+  mount('--bind', '/dev/null', '/usr/bin/systemctl')
+  const byHand = await told((io) => setupCommand({ print: false }, io))
+  execFileSync('/usr/bin/umount', ['/usr/bin/systemctl'])
   const gate =
     fs
       .readFileSync('/etc/passwd', 'utf8')
@@ -151,6 +156,7 @@ async function liveThrough(dir: string): Promise<void> {
     again,
     verify: { code: verified.status ?? -1, text: verified.stdout + verified.stderr },
     enabled,
+    byHand,
     gate,
     denied,
     mended,
@@ -294,6 +300,11 @@ function runTests(): void {
     t.notMatch(life.again, /^done/m, 'the second time there is nothing to do')
     t.strictSame(life.verify, { code: 0, text: '' }, 'systemd itself accepts the unit')
     t.ok(life.enabled, 'and starts it at boot')
+    t.match(
+      life.byHand,
+      /^by hand {4}static deny at boot: no systemd or OpenRC here: .*: \S*nft -f \S+static-deny\.nft$[^]*ready[^]*0$/m,
+      'where there is no init system, its owner is told what to do',
+    )
     t.match(
       life.gate,
       /^agentjail-gate:x:\d{1,3}:\d{1,3}:agentjail-gate:\/nonexistent:\/usr\/sbin\/nologin$/,

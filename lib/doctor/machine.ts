@@ -186,8 +186,11 @@ function setupFinding(undone: readonly SetupStep[], facts: DoctorFacts): Finding
     // Without the unit jails hold; only an old job at boot would not be denied before the first run.
     state: undone.every(({ title }) => title === 'static deny at boot') ? 'warn' : 'fail',
     detail: `missing or changed: ${undone.map(({ title }) => title).join(', ')}`,
-    fix: 'sudo agentjail setup',
+    fix: undone.every(({ byHand }) => byHand !== undefined)
+      ? undone.map(({ byHand }) => byHand).join('; ')
+      : 'sudo agentjail setup',
   } as const
+  if (undone.every(({ byHand }) => byHand !== undefined)) return finding
   const { tools } = findFirewall(facts, facts.findTool)
   if (tools.some((name) => facts.findTool(name).state !== 'found')) return finding
   return {

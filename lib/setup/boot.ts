@@ -10,6 +10,8 @@ import type { DenyLoad } from './units.js'
 
 export interface Boot {
   readonly kind: 'systemd' | 'openrc' | 'none'
+  /** Where nothing can be installed: what its owner has to have done at each boot. */
+  readonly byHand?: string
   isInstalled(): Promise<boolean>
   install(): Promise<void>
   remove(): Promise<void>
@@ -24,12 +26,14 @@ export async function findBoot(system: System, load: DenyLoad): Promise<Boot> {
   if (rcUpdate.state === 'found' && (await system.lstat('/sbin/openrc-run')) !== undefined) {
     return openrcBoot(system, load, rcUpdate.path)
   }
+  const byHand = `no systemd or OpenRC here: at boot, before the network and cron: ${bootLine(load)}`
   return {
     kind: 'none',
+    byHand,
     isInstalled: () => Promise.resolve(false),
     install: () => Promise.resolve(),
     remove: () => Promise.resolve(),
-    lines: [`# no systemd or OpenRC here: at boot, before the network and cron: ${bootLine(load)}`],
+    lines: [`# ${byHand}`],
   }
 }
 

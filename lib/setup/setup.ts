@@ -22,6 +22,8 @@ export interface SetupStep {
   readonly why: string
   isDone(): Promise<boolean>
   apply(): Promise<void>
+  /** It cannot be done from here; this is for people to do. */
+  readonly byHand?: string
   /** What it would do, for `--print`. */
   readonly lines: readonly string[]
 }
@@ -68,6 +70,7 @@ export async function setupSteps(context: SetupContext): Promise<readonly SetupS
       isDone: () => boot.isInstalled(),
       apply: () => boot.install(),
       lines: boot.lines,
+      ...(boot.byHand === undefined ? {} : { byHand: boot.byHand }),
     },
   ]
 }

@@ -25,6 +25,10 @@ export async function setupCommand(args: SetupArgs, io: CommandIo): Promise<numb
   }
   for (const step of steps) {
     const wasDone = await step.isDone()
+    if (!wasDone && step.byHand !== undefined) {
+      io.stdout.write(`by hand    ${step.title}: ${step.byHand}\n`)
+      continue
+    }
     if (!wasDone) await step.apply()
     io.stdout.write(`${wasDone ? 'was ready' : 'done     '}  ${step.title}\n`)
   }
