@@ -225,7 +225,9 @@ const judge = async (t: Test, lab: Lab, isolation: Isolation, cases: readonly Ca
     const meant = hosts.reduce((sum, { good = 0 }) => sum + good, 0)
     const syns = toIt.filter(({ flags }) => flags.syn).length
     const bytes = toIt.reduce((sum, { length }) => sum + length, 0)
-    t.equal(syns, meant, `${v4}: a connection for each right request, none for the others`)
+    // A right one may have the connection that the one before it left.
+    const isFitting = meant === 0 ? syns === 0 : syns >= 1 && syns <= meant
+    t.ok(isFitting, `${v4}: ${syns} connections for ${meant} right requests, none for the others`)
     // A TLS handshake and a head; a body that was to be stolen has 240,000.
     t.ok(bytes <= meant * 8_000, `${v4}: ${bytes} bytes for ${meant} right requests`)
   }
