@@ -3,7 +3,15 @@
  * The judges are the files on disk.
  */
 import { spawnSync } from 'node:child_process'
-import { chownSync, lstatSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chownSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname } from 'node:path'
 import t from 'tap'
 import { callsText } from '../lib/launch/fence-script.js'
@@ -69,14 +77,18 @@ t.test('a link put in the place of hooks while a launch makes it', (t) => {
   } }`
   const operations = ['staging', staging, 'stage', '0', ws, 'rw', 'plain']
   const ids = [String(caller.uid), String(caller.gid)]
+  const steps = [...['0', '0'], ...operations, ...['make-directory', '0', 'hooks', ...ids]]
+  writeFileSync(`${place.root}/steps`, [...steps, 'exec', '1', '/bin/true', ''].join('\0'))
   const { output } = spawnSync(
     tool('perl'),
     [
       ...['-e', racer + outerScript, '--', '3', callsText(parseMachine(process.arch)), '0'],
-      ...[String(process.pid), '0', '0', ...operations, 'make-directory', '0', 'hooks', ...ids],
-      ...['exec', '/bin/true'],
+      ...[String(process.pid), '4'],
     ],
-    { stdio: ['ignore', 'ignore', 'inherit', 'pipe'], encoding: 'utf8', timeout: 30_000 },
+    {
+      stdio: ['ignore', 'ignore', 'inherit', 'pipe', openSync(`${place.root}/steps`, 'r')],
+      ...{ encoding: 'utf8', timeout: 30_000 },
+    },
   )
   t.match(output[3], /^error hooks changed during the launch/)
   t.ok(lstatSync(`${ws}/hooks`).isSymbolicLink(), 'the racer won')

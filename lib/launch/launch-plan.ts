@@ -1,33 +1,36 @@
 /**
- * The whole launch as data: the argv of the outer step, what goes down each pipe.
+ * The whole launch as data: what the first step is told, and what the last.
  * Invariant: pure, and every program is preceded by its own options' end, so that nothing the user
  * names can be read as an option.
  */
 import { JailError } from '../errors.js'
 import { innerPerl, scratchPaths, type MountPlan } from './mount-plan.js'
 import { callsText } from './fence-script.js'
-import { blockedSignals, initScript, outerScript } from './step-scripts.js'
+import { blockedSignals, initScript, outerScript, superviseScript } from './step-scripts.js'
 import type { Machine } from '../system/syscall-numbers.js'
 import type { LaunchTools } from './launch-tools.js'
 import type { HardeningPiece, LaunchSpec } from './types.js'
 
-/** Descriptors of the outer step; from `firstFile` on one for each data file. */
-export const fds = { status: 3, control: 4, spec: 5, args: 6, filter: 7, firstFile: 8 } as const
+/**
+ * Descriptors of the steps. Pipes to the warden, which the first step is started with; then files in memory, which it
+ * makes of what it is told: bubblewrap's arguments, the filter, from `firstFile` on one for each data file.
+ */
+export const fds = {
+  ...{ status: 3, control: 4, spec: 5, steps: 6 },
+  ...{ args: 30, filter: 31, firstFile: 32 },
+} as const
 
 export interface LaunchPlan {
-  readonly program: string
-  readonly argv: readonly string[]
-  /** What is written to each descriptor, then closed. */
-  readonly inputs: ReadonlyMap<number, Buffer>
-  /** How many descriptors the child has. */
-  readonly descriptors: number
+  /** For the first step, on `fds.steps`: fields that end with NUL; a file's bytes follow its length. */
+  readonly steps: Buffer
+  /** For the last step, on `fds.spec`: the command's directory, variables and words. */
+  readonly words: Buffer
 }
 
 export interface PlanInput {
   readonly spec: LaunchSpec
   readonly tools: LaunchTools
   readonly machine: Machine
-  readonly parentPid: number
   /** Absent: `basic`. */
   readonly mounts?: MountPlan
   /** Classic BPF; absent: left out. */
@@ -52,6 +55,7 @@ export function planLaunch(input: PlanInput): LaunchPlan {
       '--',
       String(fds.status),
       calls,
+      superviseScript,
       mask,
       String(fds.control),
     ],
@@ -62,24 +66,34 @@ export function planLaunch(input: PlanInput): LaunchPlan {
     ...[String(fds.spec), out.has('close-descriptors') ? '0' : '1', String(scopes(spec, out))],
   ]
   const box = bare ? [] : mounts === undefined ? plain(tools, out) : bubblewrap(tools)
-  const argv = [
-    ...['-e', outerScript, '--', String(fds.status), calls, mask],
-    ...[String(input.parentPid), String(spec.user.uid), out.has('pid-namespace') ? '0' : '1'],
+  const program = [...box, ...init]
+  const files = [
+    ...(mounts === undefined
+      ? []
+      : [[fds.args, nulEnded(bubblewrapOptions(mounts, out))] as const]),
+    ...(input.filter === undefined ? [] : [[fds.filter, input.filter] as const]),
+    ...(mounts?.files ?? []).map(({ data }, n) => [fds.firstFile + n, Buffer.from(data)] as const),
+  ]
+  const fields = [
     ...input.cgroups.flatMap((file) => ['cgroup', file]),
     ...(spec.netns === undefined || out.has('network') ? [] : ['netns', spec.netns]),
     ...(mounts?.stage ?? []),
-    ...['exec', ...box, ...init],
+    ...['exec', String(program.length), ...program],
   ]
-  const inputs = new Map<number, Buffer>([[fds.spec, specBytes(spec)]])
-  if (input.filter !== undefined) inputs.set(fds.filter, input.filter)
-  mounts?.files.forEach(({ data }, n) => inputs.set(fds.firstFile + n, Buffer.from(data)))
-  if (mounts !== undefined) inputs.set(fds.args, nulEnded(bubblewrapOptions(mounts, out)))
-  return {
-    program: tools.perl,
-    argv,
-    inputs,
-    descriptors: fds.firstFile + (mounts?.files.length ?? 0),
-  }
+  const steps = Buffer.concat([
+    nulEnded([String(spec.user.uid), out.has('pid-namespace') ? '0' : '1']),
+    ...files.flatMap(([fd, data]) => [nulEnded(['file', String(fd), String(data.length)]), data]),
+    nulEnded(fields),
+  ])
+  return { steps, words: specBytes(spec) }
+}
+
+/** The first step, before it is told anything: its text, and its words. */
+export function firstStep(machine: Machine, parentPid: number): [string, ...string[]] {
+  return [
+    ...([outerScript, String(fds.status), callsText(machine)] as const),
+    ...[String(blockedSignals), String(parentPid), String(fds.steps)],
+  ]
 }
 
 /** What takes a namespace: CAP_SYS_ADMIN makes those. */

@@ -3,13 +3,15 @@
  * Invariant: the command's variables and arguments travel on a pipe that only the last step, already
  * the service user, reads; no process that still has privilege ever has them in its environment.
  */
-import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { mkdirSync, realpathSync } from 'node:fs'
 import type { Writable } from 'node:stream'
 import { JailError, errorMessage } from '../errors.js'
 import { bareNotes, systemRoots, writeCa } from './bare.js'
 import { prepareCgroup, ensureSocketGroup, type Cgroup } from './cgroup.js'
-import { fds, planLaunch, type LaunchPlan } from './launch-plan.js'
+import { startFirstStep } from './first-step.js'
+import type { ForkServer } from './fork-server.js'
+import { fds, planLaunch } from './launch-plan.js'
 import type { LaunchTools } from './launch-tools.js'
 import { fullLines, rlimits } from './limits.js'
 import { probeMounts, treesOf, type MountFacts } from './mount-facts.js'
@@ -24,12 +26,14 @@ import { sweepTrees } from './workspace-sweep.js'
 /**
  * Resolves once the command runs (or could not be executed: then `ended` gives 126 or 127).
  * @param go the last step waits for it before it becomes the command: all steps before are agentjail's own. Rejects: nothing runs.
+ * @param server may have forked the first step; absent: it is spawned.
  * @throws JailError LAUNCH, TOOL_MISSING, PLATFORM where it could not be launched at all; what `go` rejected with.
  */
 export async function launch(
   asked: LaunchSpec,
   tools: LaunchTools,
   go: Promise<unknown> = Promise.resolve(),
+  server?: ForkServer,
 ): Promise<Running> {
   // What comes before anybody waits for it takes time, with access lists for one.
   go.catch(() => undefined)
@@ -48,7 +52,7 @@ export async function launch(
     spec.isolation !== 'basic' && !out.has('mount-namespace') && !out.has('no-new-privs')
   const facts = walled ? probeMounts(spec) : undefined
   try {
-    return await launchOnce(spec, tools, facts, 'idmap', go)
+    return await launchOnce(spec, tools, facts, 'idmap', go, server)
   } catch (error) {
     // File systems without idmapped mounts (overlayfs, NFS, ...), kernels before 5.12.
     if (facts === undefined || !errorMessage(error).includes(idmapRefused)) throw error
@@ -85,6 +89,7 @@ async function launchOnce(
   facts: MountFacts | undefined,
   share: 'idmap' | 'acl',
   go: Promise<unknown>,
+  server?: ForkServer,
 ): Promise<Running> {
   // Not awaited where there is none: the first step is to be spawned in the caller's own turn.
   const trust = spec.extraCa === undefined ? undefined : await trustOf(spec.extraCa, facts)
@@ -112,13 +117,12 @@ async function launchOnce(
   }
   if (facts !== undefined) undos.push(() => sweepTrees(spec, facts.trees))
   let child: ChildProcess
-  let given: Buffer | undefined
+  let words: Buffer
   try {
     const plan = planLaunch({
       spec: { ...spec, env },
       tools,
       machine,
-      parentPid: process.pid,
       ...(facts === undefined
         ? {}
         : {
@@ -145,8 +149,9 @@ async function launchOnce(
       notes.push(...sharing.notes)
       undos.push(() => sharing.undo())
     }
-    child = start(plan, spec)
-    given = plan.inputs.get(fds.spec)
+    words = plan.words
+    child = startFirstStep(tools.perl, spec.stdio, server)
+    pipe(child, fds.steps)?.end(plan.steps)
   } catch (error) {
     await undo()
     throw error
@@ -154,7 +159,7 @@ async function launchOnce(
   const running = new Supervised(child, notes, undo)
   let refused: { readonly why: unknown } | undefined
   go.then(
-    () => (child.stdio[fds.spec as number] as Writable | null | undefined)?.end(given),
+    () => pipe(child, fds.spec)?.end(words),
     (why: unknown) => {
       refused = { why }
       running.kill()
@@ -199,26 +204,6 @@ function group(spec: LaunchSpec, notes: string[]): Cgroup | undefined {
   }
 }
 
-function start(plan: LaunchPlan, { stdio }: LaunchSpec): ChildProcess {
-  const extra = Array.from({ length: plan.descriptors - 3 }, () => 'pipe' as const)
-  const own: StdioOptions = [stdio?.input ?? 'inherit', stdio?.output ?? 'inherit', 'inherit']
-  const child: ChildProcess = spawn(plan.program, plan.argv, {
-    stdio: [...own, ...extra, ...(stdio?.stray === undefined ? [] : [stdio.stray])],
-    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' },
-    cwd: '/',
-  })
-  // Out of descriptors, Node gives a child without streams, whatever its type says.
-  if ((child.stdio as unknown) === undefined) {
-    child.on('error', () => undefined)
-    throw new JailError('LAUNCH', 'the command cannot be started: no descriptor is free for it')
-  }
-  for (let fd = 3; fd < plan.descriptors; fd++) {
-    const stream = child.stdio[fd] as Writable | null | undefined
-    // A step that refuses closes its pipes: what it says on the status pipe is the error that counts.
-    stream?.on('error', () => undefined)
-    // Without its words there is no command: they are written when all is in place.
-    if (fd === fds.status || fd === fds.control || fd === fds.spec) continue
-    stream?.end(plan.inputs.get(fd) ?? Buffer.alloc(0))
-  }
-  return child
+function pipe(child: ChildProcess, fd: number): Writable | null | undefined {
+  return child.stdio[fd] as Writable | null | undefined
 }

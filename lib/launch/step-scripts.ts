@@ -2,7 +2,8 @@
  * The steps of the launch, in perl (perl-base is part of every Debian; about 2 ms for each program). They load no
  * module and see no variable of the command.
  *
- *   outer  root, host       joins cgroups and the network, stages mounts, then waits for its child, which becomes bwrap
+ *   outer  root, host       waits for its plan, joins cgroups and the network, stages mounts, then waits for its child,
+ *                           which becomes bwrap
  *   init   root, PID 1      loads seccomp, forks the command's child, reaps, reports, ends with the warden
  *   drop   init's child     becomes the service user, and looks that nothing of root's is left
  *   final  service user     scopes itself (Landlock), sets variables and directory, closes descriptors, becomes the command
@@ -35,9 +36,9 @@ sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
 `
 
 /**
- * argv: STATUS_FD CALLS MASK PARENT_PID JAIL_UID FENCED(1|0), then operations, then `exec` and the program.
- * Fenced: see `fence-script.ts`.
- * Operations: `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
+ * argv: STATUS_FD CALLS MASK PARENT_PID STEPS_FD. The steps pipe, which may be written much later: NUL-ended fields:
+ * JAIL_UID FENCED(1|0), then operations, then `exec`, a count of words and the program's. Fenced: see `fence-script.ts`.
+ * Operations: `file FD LENGTH` (so many bytes follow), `cgroup FILE`, `netns FILE`, `staging DIR`, `idmap UID_MAP GID_MAP`,
  * `stage N PATH (rw|ro) (idmap|plain)`, `pin N REL`, `ro N REL`, `hide-file N REL`, `hide-dir N REL`,
  * `make-(directory|placeholder|empty) N REL UID GID`.
  */
@@ -46,11 +47,33 @@ export const outerScript: string =
   fenceSub +
   String.raw`
 arguments();
-my ($mask, $parent, $user, $fenced) = splice @ARGV, 0, 4;
+my ($mask, $parent, $steps_fd) = splice @ARGV, 0, 3;
 call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or refuse("signal mask: $!");
 call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
 getppid() == $parent or refuse('the warden has ended');
 call('keyctl', 1, 0, 0, 0, 0);
+open my $steps, '<&=', $steps_fd or refuse("steps: $!");
+fcntl $steps, 2, 1;
+# For the maps of ids, while nobody waits: it has a user namespace by the time that its maps are told.
+my ($mapper, $mapped, $let_go);
+sub start_mapper {
+  pipe $mapped, my $w or refuse("pipe: $!");
+  pipe my $r, $let_go or refuse("pipe: $!");
+  $mapper = fork // refuse("fork: $!");
+  if (!$mapper) {
+    close $mapped; close $let_go;
+    exit 1 if call('unshare', 0x10000000) != 0;
+    syswrite $w, 'x'; sysread $r, my $x, 1; exit 0;
+  }
+}
+start_mapper();
+sub field {
+  local $/ = "\0";
+  my $field = <$steps> // '';
+  chop $field eq "\0" or refuse('the launch plan is cut short');
+  return $field;
+}
+my ($user, $fenced) = (field(), field());
 
 for my $fd (0 .. 2) {
   my $to = readlink "/proc/self/fd/$fd";
@@ -85,29 +108,17 @@ sub attach {
   my ($tree, $fd, $what) = @_;
   call(429, $tree, "\0", $fd, "\0", 0x44) == 0 or refuse("mount $what: $!");
 }
-my ($staging, $userns, $mapper, %top, %disk);
+my ($staging, $userns, %top, %disk);
 my ($uid_map, $gid_map);
 sub userns {
   return $userns if defined $userns;
-  pipe my $r, my $w or refuse("pipe: $!");
-  pipe my $r2, my $w2 or refuse("pipe: $!");
-  my $pid = fork // refuse("fork: $!");
-  if (!$pid) {
-    close $r; close $w2;
-    exit 1 if call('unshare', 0x10000000) != 0;
-    syswrite $w, 'x'; sysread $r2, my $x, 1; exit 0;
-  }
-  close $w; close $r2;
-  my $ok = sysread $r, my $x, 1;
+  my $ok = sysread $mapped, my $x, 1;
   for my $f (['uid_map', $uid_map], ['gid_map', $gid_map]) {
     last unless $ok;
-    $ok = 0 unless open my $h, '>', "/proc/$pid/$f->[0]";
+    $ok = 0 unless open my $h, '>', "/proc/$mapper/$f->[0]";
     $ok = 0 unless $ok && syswrite $h, $f->[1];
   }
-  open $userns, '<', "/proc/$pid/ns/user" or $ok = 0;
-  # It ends by itself; the kernel may take milliseconds for it, which nobody waits for here: fence() does.
-  close $w2;
-  $mapper = $pid;
+  open $userns, '<', "/proc/$mapper/ns/user" or $ok = 0;
   $ok or refuse("idmap: no user namespace: $!");
   return $userns;
 }
@@ -119,6 +130,17 @@ sub inside {
 }
 
 my %do = (
+  # In memory, with a number of its own for those who come after.
+  file => sub {
+    my ($fd, $size) = @_;
+    $size == 0 or read($steps, my $data, $size) == $size or refuse('the launch plan is cut short');
+    my $made = call('memfdCreate', "$fd\0", 0);
+    $made >= 0 or refuse("file in memory: $!");
+    open my $h, '+<&=', $made or refuse("file in memory: $!");
+    for (my $at = 0; $at < $size;) { $at += syswrite($h, $data, $size - $at, $at) // refuse("file in memory: $!") }
+    sysseek $h, 0, 0;
+    (fcntl($h, 0, $fd + 0) // -1) == $fd or refuse("descriptor $fd is taken");
+  },
   cgroup => sub {
     open my $h, '>', $_[0] or refuse("cgroup $_[0]: $!");
     syswrite $h, "$$\n" or refuse("cgroup $_[0]: $!");
@@ -205,17 +227,22 @@ sub cover {
   call(442, $tree, "\0", 0x1000, pack('QQQQ', 1, 0, 0, 0), 32) == 0 or refuse("hide $rel: $!");
   attach($tree, $fd, $rel);
 }
-my %arity = (cgroup => 1, netns => 1, staging => 1, idmap => 2, stage => 4, pin => 2, ro => 2,
+my %arity = (file => 2, cgroup => 1, netns => 1, staging => 1, idmap => 2, stage => 4, pin => 2, ro => 2,
   'hide-dir' => 2, 'hide-file' => 2, 'make-directory' => 4, 'make-placeholder' => 4, 'make-empty' => 4);
-while (defined(my $op = shift @ARGV)) {
+for (;;) {
+  my $op = field();
   last if $op eq 'exec';
   my $count = $arity{$op} // refuse("unknown operation $op");
-  $do{$op}->(splice @ARGV, 0, $count);
+  $do{$op}->(map field(), 1 .. $count);
 }
+# Counted: the end of the pipe may come later than all that is in it.
+my @program = map field(), 1 .. field();
 fcntl $status, 2, 0;
+# It ends by itself; the kernel may take milliseconds for it, which nobody waits for here: fence() does.
+close $let_go;
 fence('agentjail-launch', defined $staging) if $fenced;
-waitpid $mapper, 0 if $mapper && !$fenced;
-exec { $ARGV[0] } @ARGV or refuse("$ARGV[0]: $!");
+waitpid $mapper, 0 if !$fenced;
+exec { $program[0] } @program or refuse("$program[0]: $!");
 `
 
 /**
@@ -301,7 +328,7 @@ exit $code;
 `
 
 /**
- * argv: STATUS_FD CALLS MASK CONTROL_FD BARE(1|0: no PID namespace, and no right to make one) FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
+ * argv: STATUS_FD CALLS SUPERVISE(text: `superviseScript`) MASK CONTROL_FD BARE(1|0: no PID namespace, and no right to make one) FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
  * file systems with a limit), then what `drop` and `final`
  * take, which the child does.
  * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, `full PATH|files`, then `exit N` or `signaled N`.
@@ -311,7 +338,7 @@ export const initScript: string =
   head +
   String.raw`
 arguments();
-my ($mask, $control_fd, $bare, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 6;
+my ($supervise, $mask, $control_fd, $bare, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 7;
 my ($user, $group) = @ARGV;
 $0 = 'agentjail-init';
 fcntl $status, 2, 1;
@@ -319,28 +346,6 @@ $SIG{PIPE} = 'IGNORE';
 call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or refuse("signal mask: $!");
 open my $control, '<&=', $control_fd or refuse("control pipe: $!");
 fcntl $control, 2, 1;
-# Every process of the user, also one that just forks: the kernel signals them all under one lock. By a child that is the
-# user, which the jail may kill first: until none is left.
-sub sweep {
-  for (1 .. 1000) {
-    my $child = fork // next;
-    if (!$child) {
-      exit 1 if !$user;
-      call('setresgid', $group + 0, $group + 0, $group + 0);
-      call('setresuid', $user + 0, $user + 0, $user + 0) == 0 or exit 1;
-      kill 'KILL', -1;
-      exit 0;
-    }
-    waitpid $child, 0;
-    opendir my $all, '/proc' or return;
-    return if !grep { /^\d+$/ && ((stat "/proc/$_")[4] // -1) == $user && state_of($_) ne 'Z' } readdir $all;
-    select undef, undef, undef, 0.005;
-  }
-}
-sub state_of {
-  open my $h, '<', "/proc/$_[0]/stat" or return 'Z';
-  return <$h> =~ /\) (\S)/ ? $1 : 'Z';
-}
 if ($bare) {
   # It outlives the warden by the moment that it takes to end the jail; the filter needs it without CAP_SYS_ADMIN.
   call('prctl', 1, 0, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
@@ -378,6 +383,34 @@ if ($bare) { call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $
   String.raw`
 }
 close $word;
+eval $supervise;
+refuse("supervisor: $@");
+`
+
+/** The second part of PID 1, with the names of the first: read while the command starts. */
+export const superviseScript: string = String.raw`
+# Every process of the user, also one that just forks: the kernel signals them all under one lock. By a child that is the
+# user, which the jail may kill first: until none is left.
+sub sweep {
+  for (1 .. 1000) {
+    my $child = fork // next;
+    if (!$child) {
+      exit 1 if !$user;
+      call('setresgid', $group + 0, $group + 0, $group + 0);
+      call('setresuid', $user + 0, $user + 0, $user + 0) == 0 or exit 1;
+      kill 'KILL', -1;
+      exit 0;
+    }
+    waitpid $child, 0;
+    opendir my $all, '/proc' or return;
+    return if !grep { /^\d+$/ && ((stat "/proc/$_")[4] // -1) == $user && state_of($_) ne 'Z' } readdir $all;
+    select undef, undef, undef, 0.005;
+  }
+}
+sub state_of {
+  open my $h, '<', "/proc/$_[0]/stat" or return 'Z';
+  return <$h> =~ /\) (\S)/ ? $1 : 'Z';
+}
 my $fd = call('signalfd4', -1, pack('Q', $mask), 8, 0x80800);
 $fd >= 0 or refuse("signalfd: $!");
 open my $signals, '<&=', $fd or refuse("signalfd: $!");

@@ -84,14 +84,12 @@ export class Supervised implements Running {
   }
 
   /** The command, and the first step's descendant that is its parent: bubblewrap or unshare stand between. */
-  #find(innerPid: number): void {
-    let parent = this.#child.pid ?? 0
-    while (parent !== 0) {
-      const children = childrenOf(parent)
-      this.commandPid = children.find((pid) => innerPidOf(pid) === innerPid)
-      if (this.commandPid !== undefined) this.initPid = parent
-      parent = this.commandPid === undefined ? (children[0] ?? 0) : 0
-    }
+  #find(innerPid: number, parent = this.#child.pid ?? 0): boolean {
+    const children = childrenOf(parent)
+    this.commandPid = children.find((pid) => innerPidOf(pid) === innerPid)
+    if (this.commandPid !== undefined) this.initPid = parent
+    // The first step's other child, which made the maps of ids, may not be gone yet.
+    return this.commandPid !== undefined || children.some((pid) => this.#find(innerPid, pid))
   }
 
   #heard(status: Status): void {

@@ -19,7 +19,8 @@ export interface Answerable {
   readonly plan: () => Plan
   /** Milliseconds since the epoch. */
   readonly since: () => number
-  readonly pins: () => number
+  /** As the gate counts them. */
+  readonly pins: () => number | Promise<number>
   /** What the user was told while it ran. */
   readonly notices: () => readonly string[]
   /** Gives the number of connections cut. */
@@ -45,7 +46,7 @@ export class Answers {
     const { plan, command } = this.#session
     switch (request.op) {
       case 'status':
-        return this.#status()
+        return await this.#status()
       case 'policy':
         return policyToJson(plan().policy)
       case 'reload': {
@@ -75,7 +76,7 @@ export class Answers {
     return await reload(next)
   }
 
-  #status(): JailStatus {
+  async #status(): Promise<JailStatus> {
     const { plan, command, ledger, since, pins, notices } = this.#session
     const { jail, policy, account, isolation } = plan()
     const pid = command.running?.commandPid
@@ -90,7 +91,7 @@ export class Answers {
       since: since(),
       command: shownCommand(plan()),
       ...ledger.tally,
-      pins: pins(),
+      pins: await pins(),
       warnings: notices(),
     }
   }

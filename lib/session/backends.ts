@@ -11,6 +11,7 @@ import {
 import type { Variant } from '../backend/iptables/variant.js'
 import type { IptablesBackend } from '../backend/iptables/index.js'
 import { nftablesBackend } from '../backend/nftables/index.js'
+import type { DumpChain } from '../backend/nftables/seen-deny.js'
 import { tableName } from '../backend/nftables/tables.js'
 import { preferredFirewall } from '../backend/preferred.js'
 import type { Backend, UidRange } from '../backend/types.js'
@@ -32,6 +33,7 @@ export interface BackendRequest {
   }
   /** Absent: nftables where nft is installed, else iptables where it and ipset are. */
   readonly asked?: BackendChoice
+  readonly dumpChain?: DumpChain | undefined
 }
 
 /** Throws TOOL_MISSING for what the choice needs. */
@@ -118,8 +120,11 @@ function heldByOther(name: string, option: string): JailError {
   })
 }
 
-function plainNftables({ system, stateDir, tools }: BackendRequest, nft: string): Backend {
-  return nftablesBackend({ system, tools: { ...tools, nft }, stateDir })
+function plainNftables(
+  { system, stateDir, tools, dumpChain }: BackendRequest,
+  nft: string,
+): Backend {
+  return nftablesBackend({ system, tools: { ...tools, nft }, stateDir, dumpChain })
 }
 
 /** Loaded only where it is used: nearly no run needs it. */

@@ -24,7 +24,7 @@ export interface Collected {
 }
 
 /** Entries that one command looks at; `gc` looks at all. */
-const share = 50
+const share = 20
 
 /**
  * Entries whose owner is dead, so that every command may ask: of many jails each command looks at a share only, another

@@ -1,15 +1,18 @@
 /**
  * The parts every privileged command needs, made once. The only place that chooses by platform and, with `backends.ts`, by firewall.
  */
+import { sessionArgv } from '../backend/nftables/session.js'
 import type { Backend } from '../backend/types.js'
 import { mayMakeNamespaces, requireCapabilities } from '../container/capabilities.js'
 import { JailError } from '../errors.js'
+import { startServer } from '../launch/first-step.js'
+import type { ForkServer } from '../launch/fork-server.js'
 import { loadConfig } from '../setup/config.js'
 import type { Isolation } from '../policy/types.js'
 import type { Config } from '../setup/config.js'
 import type { SetupStep } from '../setup/setup.js'
 import { realSystem } from '../system/real.js'
-import { findTools } from '../system/tools.js'
+import { findTool, findTools } from '../system/tools.js'
 import type { System } from '../system/types.js'
 import type { Battery } from '../verify/types.js'
 import { chooseBackend } from './backends.js'
@@ -46,17 +49,21 @@ export interface LinuxContext extends Context {
   readonly tools: { readonly [name in ToolName]: string }
   /** False in a container without CAP_SYS_ADMIN: launch and gate then do without namespaces and mounts. */
   readonly namespaces: boolean
+  /** Started ahead for a jail's start. */
+  readonly server?: ForkServer | undefined
 }
 
 /** For commands that change the machine: root, every tool in place. Throws NOT_ROOT, PLATFORM, TOOL_MISSING. */
 export async function openContext(
   system: System = realSystem(),
   asked?: BackendChoice,
+  server?: ForkServer,
 ): Promise<Context> {
   if (process.getuid?.() !== 0) {
     throw new JailError('NOT_ROOT', 'this needs root', { hint: 'run it through sudo' })
   }
-  if (process.platform !== 'darwin') return await openLinuxContext(system, asked)
+  if (process.platform !== 'darwin')
+    return await openLinuxContext(server?.over(system) ?? system, asked, server)
   if (asked !== undefined)
     throw new JailError('PLATFORM', `there is no ${asked} on macOS`, {
       hint: 'leave --backend away: pf is used',
@@ -69,6 +76,7 @@ export async function openContext(
 export async function openLinuxContext(
   system: System = realSystem(),
   asked?: BackendChoice,
+  server?: ForkServer,
 ): Promise<LinuxContext> {
   if (process.platform !== 'linux')
     throw new JailError('PLATFORM', `${process.platform} is not supported here`)
@@ -78,14 +86,44 @@ export async function openLinuxContext(
     toolNames.map((name) => [name, found.get(name)]),
   ) as LinuxContext['tools']
   const { stateDir, uidRange: range } = config
-  const request = { system, stateDir, range, tools, ...(asked === undefined ? {} : { asked }) }
+  const dumpChain = server?.dumpChain.bind(server)
+  const request = {
+    ...{ system, stateDir, range, tools, dumpChain },
+    ...(asked === undefined ? {} : { asked }),
+  }
   const backend = await chooseBackend(request)
   const registry = openRegistry(system, config.stateDir)
   const { linuxPlatform } = await import('./linux-platform.js')
   const platform = linuxPlatform(() => context)
   const namespaces = mayMakeNamespaces((await system.readFile('/proc/self/status')) ?? '')
-  const context: LinuxContext = { system, config, tools, namespaces, registry, backend, platform }
+  const context: LinuxContext = {
+    ...{ system, config, tools, namespaces, registry, backend, platform, server },
+  }
   return context
+}
+
+/**
+ * What of a jail's start can be under way before its policy is read; undefined: nothing here, or nothing that works:
+ * whoever needs it finds out why.
+ */
+export function startAhead({
+  backend,
+  isolation = 'namespace',
+}: {
+  readonly backend?: BackendChoice | undefined
+  readonly isolation?: Isolation | undefined
+}): ForkServer | undefined {
+  if (process.platform !== 'linux') return undefined
+  const [perl, nft, unshare] = (['perl', 'nft', 'unshare'] as const).map((name) => findTool(name))
+  if (perl?.state !== 'found') return undefined
+  const server = startServer(perl.path)
+  if ((backend ?? 'nftables') !== 'nftables') return server
+  // Mostly it is what the policy says, too.
+  if (nft?.state === 'found' && unshare?.state === 'found') {
+    const tools = { nft: nft.path, unshare: unshare.path }
+    server?.expectSession(sessionArgv(tools, isolation === 'namespace' ? isolation : 'uid'))
+  }
+  return server
 }
 
 /** What makes this machine ready; needs no privilege to be asked. */

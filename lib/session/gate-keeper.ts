@@ -6,6 +6,7 @@ import type { GatePort, NetworkPlan } from '../backend/types.js'
 import { wantsCa } from '../plan/compile.js'
 import { errorMessage, JailError } from '../errors.js'
 import type { FromGate, GateConfig, GatePolicy, PinRequest } from '../gate/protocol.js'
+import type { ForkServer } from '../launch/fork-server.js'
 import { spawnGate } from './gate-process.js'
 import type { GateTools, LazyGate, OpenedListener } from './gate-process.js'
 import { openLate } from './late-listeners.js'
@@ -15,6 +16,7 @@ export interface GateKeeperOptions {
   readonly tools: GateTools
   readonly user: { readonly uid: number; readonly gid: number }
   readonly netns: string | undefined
+  readonly server: ForkServer | undefined
   /** The rules of `netns` are in and read back. */
   readonly installed: Promise<unknown>
   /** All that does not change while the jail runs. */
@@ -73,10 +75,11 @@ export class GateKeeper {
 
   /** Spawns it; when this resolves all its sockets listen, and their ports are known. */
   async open(): Promise<readonly GatePort[]> {
-    const { tools, netns, installed, user, now } = this.#options
+    const { tools, netns, server, installed, user, now } = this.#options
     const specs = listenerSpecs(now().network)
     const inside = netns === undefined ? {} : { netns, installed }
-    const gate = spawnGate({ tools, specs, user, ...inside })
+    const forked = server === undefined ? {} : { server }
+    const gate = spawnGate({ tools, specs, user, ...inside, ...forked })
     this.#gate = gate
     this.#started = false
     this.#starting = undefined
@@ -166,7 +169,13 @@ export class GateKeeper {
     this.#gate?.send({ type: 'seen', serial, found })
   }
 
-  ping(): void {
+  /** Asks the gate for its numbers, which are told as a message; waits for them, but not long. */
+  async ask(): Promise<void> {
+    // One that has not started has none.
+    if (this.#gate !== undefined && this.#ready) await this.#pong(this.#gate)
+  }
+
+  #ping(): void {
     this.#gate?.send({ type: 'ping', serial: ++this.#serial })
   }
 
@@ -215,7 +224,7 @@ export class GateKeeper {
         if (type === 'pong') settle()
       })
       gate.onExit(settle)
-      this.ping()
+      this.#ping()
     })
   }
 

@@ -11,6 +11,7 @@ import { packageRoot } from './host.js'
 import { errorMessage, JailError } from '../errors.js'
 import type { Writable } from 'node:stream'
 import { callsText, fenceArgv } from '../launch/fence-script.js'
+import type { ForkServer } from '../launch/fork-server.js'
 import { parseMachine } from '../system/syscall-numbers.js'
 import type { Argv } from '../system/types.js'
 import type { FromGate, GateConfig, Listener, ToGate } from '../gate/protocol.js'
@@ -42,6 +43,8 @@ export interface GateRequest {
   readonly installed?: Promise<unknown>
   readonly specs: readonly ListenerSpec[]
   readonly user: { readonly uid: number; readonly gid: number }
+  /** Forks it, where it can; absent: it is spawned. */
+  readonly server?: ForkServer
 }
 
 export interface OpenedListener extends Listener {
@@ -80,16 +83,7 @@ export const modulesRoot =
 
 /** Spawns it; the promises of the result tell how far it is. */
 export function spawnGate(request: GateRequest): LazyGate {
-  const [program, ...args] = gateArgv(request)
-  const child = spawn(program, args, {
-    cwd: '/',
-    env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C.UTF-8' },
-    stdio: ['ignore', 'ignore', 'pipe', 'ipc', 'pipe', 'pipe'],
-    serialization: 'json',
-    // A group of its own: what the terminal sends to the command's group is not for it.
-    detached: true,
-  })
-  const gate = new GateChild(child, request.specs)
+  const gate = new GateChild(forkGate(request) ?? spawnChain(request), request.specs)
   request.installed?.then(
     () => {
       gate.tell('go')
@@ -106,11 +100,37 @@ export function gateOver(child: ChildProcess, specs: readonly ListenerSpec[]): G
   return new GateChild(child, specs)
 }
 
-/** The chain that ends as the gate: sockets, back to the host's network, everything dropped, Node. */
-function gateArgv({ tools, netns, specs, user }: GateRequest): Argv {
+const gateEnvironment = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C.UTF-8' }
+
+function forkGate(request: GateRequest): ChildProcess | undefined {
+  const { server } = request
+  return server?.fork('gate', {
+    // What Node tells a child of its own of the channel.
+    env: {
+      ...gateEnvironment,
+      ...{ NODE_CHANNEL_FD: '3', NODE_CHANNEL_SERIALIZATION_MODE: 'json' },
+    },
+    run: ['perl', ...gateChain(request, server.pid)],
+  })
+}
+
+function spawnChain(request: GateRequest): ChildProcess {
+  const [text, ...words] = gateChain(request, process.pid)
+  return spawn(request.tools.perl, ['-e', text, '--', ...words], {
+    cwd: '/',
+    env: gateEnvironment,
+    stdio: ['ignore', 'ignore', 'pipe', 'ipc', 'pipe', 'pipe'],
+    serialization: 'json',
+    // A group of its own: what the terminal sends to the command's group is not for it.
+    detached: true,
+  })
+}
+
+/** The chain that ends as the gate: sockets, back to the host's network, everything dropped, Node. Text and words. */
+function gateChain({ tools, netns, specs, user }: GateRequest, parent: number): Argv {
   return [
-    tools.perl,
-    ...['-e', gateScript, '--', callsText(parseMachine(process.arch)), String(process.pid)],
+    gateScript,
+    ...[callsText(parseMachine(process.arch)), String(parent)],
     tools.namespaces ? '1' : '0',
     netns ?? '-',
     ...specs.map(({ proto, meant }) => `${proto}:${netns === undefined ? 0 : meant}`),
@@ -216,7 +236,6 @@ function parentsOf(paths: readonly string[]): string[] {
 }
 
 class GateChild implements LazyGate {
-  readonly pid: number
   readonly listeners: Promise<readonly OpenedListener[]>
   readonly #child: ChildProcess
   readonly #listening: ((message: FromGate) => void)[] = []
@@ -233,7 +252,6 @@ class GateChild implements LazyGate {
       child.on('error', () => undefined)
       throw new JailError('GATE', 'the gate cannot be started: no descriptor is free for it')
     }
-    this.pid = child.pid ?? 0
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.#stderr = (this.#stderr + text).slice(-2000)
     })
@@ -257,6 +275,10 @@ class GateChild implements LazyGate {
     this.listeners = this.#readReport(child.stdio[4], specs)
     // Its rejection is the caller's when it asks; until then it is no unhandled one.
     this.listeners.catch(() => undefined)
+  }
+
+  get pid(): number {
+    return this.#child.pid ?? 0
   }
 
   start(config: GateConfig): Promise<string | undefined> {

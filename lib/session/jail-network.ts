@@ -104,8 +104,9 @@ export class JailNetwork {
     return this.#keeper?.pid
   }
 
-  /** As the gate counted them last. */
-  get pins(): number {
+  /** As the gate counts them; as it did last, where it does not answer at once. */
+  async countPins(): Promise<number> {
+    await this.#keeper?.ask()
     return this.#pins
   }
 
@@ -160,11 +161,6 @@ export class JailNetwork {
     )
   }
 
-  /** Asks the gate for its numbers. */
-  ping(): void {
-    this.#keeper?.ping()
-  }
-
   /**
    * New sockets, to which nothing leads yet; the gate, which cuts what is withdrawn; the kernel, in one transaction.
    * At no point is more open than both policies together allow; what fails puts the old policy back.
@@ -213,6 +209,7 @@ export class JailNetwork {
       tools: this.#tools(),
       user,
       netns: this.netns,
+      server: this.#options.context.server,
       installed: this.hold.installed,
       config: {
         jail: this.#plan.jail,

@@ -35,8 +35,6 @@ import { Undo } from './undo.js'
 
 /** Milliseconds between readings of what the kernel refused. */
 const denialInterval = 500
-/** Readings for each time that the gate is asked for its numbers, which only `status` shows. */
-const readingsAPing = 5
 
 export class Warden {
   readonly #context: LinuxContext
@@ -80,7 +78,7 @@ export class Warden {
       ledger: this.#ledger,
       plan: () => this.#plan,
       since: () => this.#entry?.since ?? 0,
-      pins: () => this.#network?.pins ?? 0,
+      pins: () => this.#network?.countPins() ?? 0,
       notices,
       reload: (policy) => this.#reload(policy),
       join: () => {
@@ -211,7 +209,8 @@ export class Warden {
     )
     // The launch may fail, or be slow, before it asks.
     held.catch(() => undefined)
-    const running = await launch(this.#spec(), launchTools(this.#context), held)
+    const { server } = this.#context
+    const running = await launch(this.#spec(), launchTools(this.#context), held, server)
     this.#command.attach(running)
     return running
   }
@@ -228,11 +227,7 @@ export class Warden {
   async #supervise(running: Running, network: JailNetwork): Promise<Ending> {
     await this.#enterRunning(running, network)
     const { hold } = network
-    let readings = 0
-    const denials = setInterval(() => {
-      void this.#ledger.read(hold)
-      if (readings++ % readingsAPing === 0) network.ping()
-    }, denialInterval)
+    const denials = setInterval(() => void this.#ledger.read(hold), denialInterval)
     const time = this.#command.limit(this.#plan.policy.limits.time)
     const watched = watchJail({
       context: this.#context,

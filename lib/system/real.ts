@@ -2,7 +2,7 @@
  * The operating system itself, behind the one door.
  * Invariant: absolute programs, no shell, a clean environment with LC_ALL=C, every call bounded in time.
  */
-import { spawn } from 'node:child_process'
+import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process'
 import {
   closeSync,
   constants,
@@ -29,7 +29,7 @@ import type { Argv, CommandResult, FileStat, RunOptions, Session, System } from 
 
 const cleanEnvironment = { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
 /** An interactive nft writes its history into $HOME, or into / without one: nowhere, then. */
-const sessionEnvironment = { ...cleanEnvironment, HOME: '/dev/null' }
+export const sessionEnvironment = { ...cleanEnvironment, HOME: '/dev/null' }
 const defaultTimeout = 10_000
 /** A listing of a large ruleset is a few megabytes; more than this is not an answer. */
 const maxOutput = 64 * 1024 * 1024
@@ -170,6 +170,11 @@ function openSession(argv: Argv): Session {
   })
   child.on('error', () => undefined)
   if (!hasPipes(child)) throw cannotRun(program, new Error('no descriptor is free for it'))
+  return sessionOver(child)
+}
+
+/** Over a child that has pipes for its standard streams. */
+export function sessionOver(child: ChildProcessWithoutNullStreams): Session {
   child.stdin.on('error', () => undefined)
   return {
     pid: child.pid ?? 0,

@@ -27,6 +27,9 @@ export interface StepCalls {
   readonly setxattr: number
   readonly removexattr: number
   readonly fchownat: number
+  readonly memfdCreate: number
+  readonly dup3: number
+  readonly setsid: number
 }
 
 /** The calls of the launch steps by number. */
@@ -51,6 +54,9 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     setxattr: 188,
     removexattr: 197,
     fchownat: 260,
+    memfdCreate: 319,
+    dup3: 292,
+    setsid: 112,
   },
   arm64: {
     mount: 40,
@@ -72,6 +78,9 @@ export const stepCalls: Readonly<Record<Machine, StepCalls>> = {
     setxattr: 5,
     removexattr: 14,
     fchownat: 54,
+    memfdCreate: 279,
+    dup3: 24,
+    setsid: 157,
   },
 }
 

@@ -50,6 +50,8 @@ export interface System {
   /** Runs to the end with LC_ALL=C and a clean environment; a non-zero code is a result, not an error. */
   run(argv: Argv, options?: RunOptions): Promise<CommandResult>
   open(argv: Argv): Session
+  /** As `open`, by a process that can do it sooner; absent: there is none. */
+  openSoon?(argv: Argv): Promise<Session>
   /** Starts a process that outlives this one, its standard input a FIFO that it holds open itself. */
   detach(argv: Argv, fifo: string): Promise<number>
   /** Writes to such a FIFO. */

@@ -67,7 +67,7 @@ export async function eventually(check: () => boolean | Promise<boolean>, tries 
 
 // The firewall's tool: a test takes it away and puts it back.
 const mayStay =
-  /^-?\/(usr\/sbin\/(nft|iptables-restore)?$|var\/(log|lib)\/agentjail|run\/agentjail\/(last-uid|stage\/|jails\/)?$)/
+  /^-?\/(usr\/sbin\/(nft|iptables-restore)?$|var\/(log|lib)\/agentjail|run\/agentjail\/(last-uid|deny\.seen|stage\/|jails\/)?$)/
 
 /** What is left of any jail, judged by the kernel; the caller called `lab.remember` when all was set up. */
 export async function leftOf(lab: Lab) {

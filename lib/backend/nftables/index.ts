@@ -16,6 +16,8 @@ import { openMonitor } from './monitor.js'
 import { WrittenParts } from './parts.js'
 import { bodyOf, listedItems } from './readback.js'
 import { removalOf } from './removal.js'
+import { SeenDeny } from './seen-deny.js'
+import type { DumpChain } from './seen-deny.js'
 import { findStaticProblem, staticCommands } from './static-deny.js'
 import {
   guardTable,
@@ -26,6 +28,7 @@ import {
   uidJail,
   jailNames,
 } from './tables.js'
+import { openNftSoon, sessionArgv } from './session.js'
 import { openUid } from './uid.js'
 
 export interface NftablesOptions {
@@ -33,6 +36,8 @@ export interface NftablesOptions {
   readonly tools: NamespaceTools
   /** Root-owned directory, e.g. /run/agentjail. */
   readonly stateDir: string
+  /** Absent: nft is asked. */
+  readonly dumpChain?: DumpChain | undefined
 }
 
 /** Of a listing that came half. */
@@ -48,8 +53,9 @@ export function renderStaticDeny(range: UidRange, extent: 'uids' | 'flows' = 'ui
   return `${staticCommands(range, extent).join('\n')}\n`
 }
 
-export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): Backend {
+export function nftablesBackend({ system, tools, stateDir, dumpChain }: NftablesOptions): Backend {
   const guard = guardPlace(stateDir)
+  const seen = new SeenDeny(system, stateDir, dumpChain)
 
   /** Undefined: there is none. A table that goes while nft reads it can leave half an answer: then it is asked again. */
   const ask = async (words: readonly string[]): Promise<unknown> => {
@@ -85,7 +91,7 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     ensureStaticDeny: async (range, locked = unlocked) => {
       const look = async (): Promise<string | undefined> =>
         findStaticProblem(range, await list(tableName.static))
-      if ((await look()) === undefined) return
+      if ((await seen.problem(range, look)) === undefined) return
       await locked(async () => {
         // Somebody may have been faster, and with the fuller form.
         if ((await look()) === undefined) return
@@ -97,12 +103,12 @@ export function nftablesBackend({ system, tools, stateDir }: NftablesOptions): B
     },
     monitorStaticDeny: (onChange, onEnd) =>
       openMonitor(system, tools.perl, { tables: [tableName.static] }, onChange, onEnd),
-    open: (plan) =>
-      plan.isolation === 'namespace'
-        ? Promise.resolve(openNamespace(system, tools, plan))
-        : Promise.resolve(
-            openUid(system, { nft: tools.nft, perl: tools.perl, guard, stateDir }, plan),
-          ),
+    open: async (plan) => {
+      const nft = await openNftSoon(system, sessionArgv(tools, plan.isolation))
+      return plan.isolation === 'namespace'
+        ? openNamespace(system, nft, plan)
+        : openUid(system, { nft: tools.nft, perl: tools.perl, guard, stateDir }, plan, nft)
+    },
     collect: async ({ name, uid, isolation }) => {
       if (isolation === 'namespace') return
       const written = new WrittenParts(system, stateDir)

@@ -11,7 +11,6 @@ import { DenialReader } from './denials.js'
 import { printTable } from './print.js'
 import { findDifference } from './readback.js'
 import { removalFrom } from './removal.js'
-import { openNft } from './session.js'
 import type { NftSession } from './session.js'
 import { namespaceTable, overflowCounter, tableName } from './tables.js'
 
@@ -25,24 +24,23 @@ export interface NamespaceTools {
 
 const listTable = `list table inet ${tableName.jail}`
 
-/** Makes the namespace; whoever opens the gate's sockets in it brings `lo` up, once `installed` has resolved. */
-export function openNamespace(
-  system: System,
-  tools: NamespaceTools,
-  plan: NetworkPlan,
-): NetworkHold {
-  const nft = openNft(system, [tools.unshare, '--net', '--', tools.nft, '-j', '-i'])
-  return new NamespaceHold(nft, plan)
+/** `nft` runs in a namespace of its own, which becomes the jail's; whoever opens the gate's sockets in it brings `lo` up, once `installed` has resolved. */
+export function openNamespace(system: System, nft: NftSession, plan: NetworkPlan): NetworkHold {
+  return new NamespaceHold(system, nft, plan)
 }
 
 class NamespaceHold implements NetworkHold {
   readonly netns: string
   readonly installed: Promise<void>
+  readonly #system: System
   readonly #nft: NftSession
   readonly #denials = new DenialReader('', overflowCounter)
   #plan: NetworkPlan
+  /** What the kernel counted before the last reading of what it refused. */
+  #counted: string | undefined
 
-  constructor(nft: NftSession, plan: NetworkPlan) {
+  constructor(system: System, nft: NftSession, plan: NetworkPlan) {
+    this.#system = system
     this.#nft = nft
     this.#plan = plan
     this.netns = `/proc/${nft.pid}/ns/net`
@@ -93,8 +91,25 @@ class NamespaceHold implements NetworkHold {
     return await this.#nft.change(anew, listTable)
   }
 
-  async denials(): Promise<readonly Decision[]> {
+  async denials(isLast = false): Promise<readonly Decision[]> {
+    const counted = await this.#count()
+    if (!isLast && counted !== undefined && counted === this.#counted) return []
+    this.#counted = counted
     return this.#denials.read(await this.#nft.list(listTable))
+  }
+
+  /**
+   * What the kernel counts of packets in the namespace (proc_pid_net(5)): it counts each before it asks the rules, so that
+   * while this stays the same nothing was refused. Undefined: it cannot be told. A jail that does nothing is not asked
+   * about twice a second by nft, which takes twenty times as long.
+   */
+  async #count(): Promise<string | undefined> {
+    const [ip, ip6] = await Promise.all(
+      ['snmp', 'snmp6'].map((file) =>
+        this.#system.readFile(`/proc/${this.#nft.pid}/net/${file}`).catch(() => undefined),
+      ),
+    )
+    return ip === undefined ? undefined : `${ip}${ip6 ?? ''}`
   }
 
   async intact(): Promise<boolean> {

@@ -27,9 +27,29 @@ export function openNft(system: System, argv: Argv): NftSession {
   try {
     return new PipedNft(system.open(argv))
   } catch (error) {
-    if (error instanceof JailError) throw error
-    throw new JailError('BACKEND', `cannot start nft: ${errorMessage(error)}`, { cause: error })
+    throw cannotStart(error)
   }
+}
+
+/** The session of a jail's hold: in a network namespace of its own, or on the host's. */
+export const sessionArgv = (
+  { nft, unshare }: { readonly nft: string; readonly unshare: string },
+  isolation: 'namespace' | 'uid',
+): Argv =>
+  isolation === 'namespace' ? [unshare, '--net', '--', nft, '-j', '-i'] : [nft, '-j', '-i']
+
+/** The same, for a jail's start. */
+export async function openNftSoon(system: System, argv: Argv): Promise<NftSession> {
+  try {
+    return new PipedNft(await (system.openSoon?.(argv) ?? system.open(argv)))
+  } catch (error) {
+    throw cannotStart(error)
+  }
+}
+
+function cannotStart(error: unknown): JailError {
+  if (error instanceof JailError) return error
+  return new JailError('BACKEND', `cannot start nft: ${errorMessage(error)}`, { cause: error })
 }
 
 class PipedNft implements NftSession {

@@ -49,8 +49,13 @@ export interface UidPlace {
 }
 
 /** Changes nothing yet: guard, base table and the jail's own part go in together, with `connectGate`. */
-export function openUid(system: System, place: UidPlace, plan: NetworkPlan): NetworkHold {
-  return new UidHold(system, place, plan)
+export function openUid(
+  system: System,
+  place: UidPlace,
+  plan: NetworkPlan,
+  nft: NftSession,
+): NetworkHold {
+  return new UidHold(system, place, plan, nft)
 }
 
 class UidHold implements NetworkHold {
@@ -71,10 +76,10 @@ class UidHold implements NetworkHold {
   /** Readings of what was refused, since the overflow counter was read. */
   #readings = 0
 
-  constructor(system: System, place: UidPlace, plan: NetworkPlan) {
+  constructor(system: System, place: UidPlace, plan: NetworkPlan, nft: NftSession) {
     this.#system = system
     this.#place = place
-    this.#nft = openNft(system, [place.nft, '-j', '-i'])
+    this.#nft = nft
     this.#plan = plan
     const names = jailNames(plan.jail)
     this.#denials = new DenialReader(names.suffix, names.overflow)

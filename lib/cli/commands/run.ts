@@ -16,7 +16,7 @@ import type { Facts, Plan, RenderedPlan } from '../../plan/types.js'
 import { loadPrecompiled } from '../../policy/precompiled.js'
 import { fillSlots } from '../../policy/slots.js'
 import type { Isolation, Policy } from '../../policy/types.js'
-import { collectDead, makeState, openContext } from '../../session/context.js'
+import { collectDead, makeState, openContext, startAhead } from '../../session/context.js'
 import type { Context } from '../../session/context.js'
 import type { BackendChoice } from '../../session/backend-choice.js'
 import { elevate } from '../../session/elevate.js'
@@ -59,7 +59,7 @@ export interface RunArgs {
 export async function runCommand(
   args: RunArgs,
   io: CommandIo,
-  open: () => Promise<Context> = () => openContext(undefined, args.backend),
+  open?: () => Promise<Context>,
 ): Promise<Ending> {
   const caller = callerIdentity()
   if (args.name !== undefined) parseJailName(args.name)
@@ -69,7 +69,14 @@ export async function runCommand(
     const policy = await loadPolicy(args.policy, caller.uid)
     return await elevate(args.script, args.argv, environmentNames(policy))
   }
-  return await runPolicy(await loadPolicy(args.policy, caller.uid), args, io, { open })
+  const server = args.dryRun || open !== undefined ? undefined : startAhead(args)
+  try {
+    const policy = await loadPolicy(args.policy, caller.uid)
+    const openOwn = (): Promise<Context> => openContext(undefined, args.backend, server)
+    return await runPolicy(policy, args, io, { open: open ?? openOwn })
+  } finally {
+    server?.close()
+  }
 }
 
 /** What else wants to hear of a run. */
