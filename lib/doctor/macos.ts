@@ -220,7 +220,7 @@ const leftovers: Check = {
       if (pid !== undefined) strays.push(`process ${String(pid)} of ${name}`)
     }
     const found = [...dead, ...broken, ...strays]
-    if (found.length === 0) return ok(`none; ${String(running.size)} jails are running`)
+    if (found.length === 0) return ok(`none; jails running: ${String(running.size)}`)
     return {
       state: strays.length > 0 ? 'fail' : 'warn',
       detail: found.slice(0, 10).join('; '),

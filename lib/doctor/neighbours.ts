@@ -51,7 +51,7 @@ const leftovers: Check = {
         ({ pid, uid, name }) => `process ${String(pid)} (${name}) of uid ${String(uid)}`,
       ),
     ]
-    if (found.length === 0) return ok(`none; ${String(running.length)} jails are running`)
+    if (found.length === 0) return ok(`none; jails running: ${String(running.length)}`)
     return {
       // A process without a jail has no network, but it is not known whose it is.
       state: strays.length > 0 ? 'fail' : 'warn',

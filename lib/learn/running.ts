@@ -7,7 +7,8 @@ import { parseJailName } from '../plan/names.js'
 import { policyFromJson, policyToJson } from '../policy/json.js'
 import type { Policy } from '../policy/types.js'
 import { openContext } from '../session/context.js'
-import { askWarden, controlPath } from '../session/control.js'
+import { askWarden } from '../session/control.js'
+import { reachJail } from '../session/reach.js'
 import type { RegistryEntry } from '../session/registry.js'
 import type { Amended } from './amend.js'
 
@@ -27,15 +28,8 @@ export async function changeRunning(
   name: string,
   amend: (policy: Policy) => Amended,
 ): Promise<Changed> {
-  const { config, registry } = await openContext()
   const jail = parseJailName(name)
-  const entry = await registry.read(jail)
-  if (entry === undefined) {
-    throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
-      hint: 'see: agentjail status',
-    })
-  }
-  const path = controlPath(config.stateDir, jail)
+  const { entry, path } = await reachJail(await openContext(), jail)
   for (let attempt = 1; ; attempt++) {
     const base = await askWarden(path, jail, { op: 'policy' })
     const policy = typeof base === 'string' ? policyFromJson(base) : undefined

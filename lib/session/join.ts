@@ -2,13 +2,13 @@
  * A further command in a jail that runs: same user, same network, same gate; its own PID namespace.
  * Invariant: its end ends nothing else; the jail's end, however it comes, ends it.
  */
-import { JailError } from '../errors.js'
 import { launchTools } from '../launch/launch-tools.js'
 import { launch } from '../launch/launch.js'
 import type { Ending, LaunchSpec } from '../launch/types.js'
 import type { JailName } from '../plan/names.js'
 import type { LinuxContext } from './context.js'
-import { controlPath, converse } from './control.js'
+import { converse } from './control.js'
+import { reachJail } from './reach.js'
 import type { SignalRelay } from './signals.js'
 
 /** A launch spec as it travels: a Map is not JSON. */
@@ -29,13 +29,7 @@ export async function joinJail(
   command: readonly [string, ...string[]],
   signals: SignalRelay,
 ): Promise<Ending> {
-  const { registry, config } = context
-  if ((await registry.read(jail)) === undefined) {
-    throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
-      hint: 'see: agentjail status',
-    })
-  }
-  const path = controlPath(config.stateDir, jail)
+  const { path } = await reachJail(context, jail)
   const { result, socket } = await converse(path, jail, { op: 'join' })
   const { spec, env } = result as Joinable
   const over = new Promise<void>((resolve) => {

@@ -25,6 +25,10 @@ const forwarded = [
 
 /** Milliseconds within which PID 1's word of a group signal arrives. */
 const groupWindow = 40
+/** Milliseconds from the command's stop to the warden's own: what stopped the one has reached the other by then. */
+const stopWindow = 20
+/** What stops a process, and can be held. */
+const stopSignals: readonly NodeJS.Signals[] = ['SIGTSTP', 'SIGTTIN', 'SIGTTOU']
 
 export interface SignalRelay {
   /** From here on signals go to this command; those that came before are delivered first. */
@@ -37,13 +41,39 @@ export function relaySignals(): SignalRelay {
   const pending: NodeJS.Signals[] = []
   const seenByGroup = new Map<NodeJS.Signals, number>()
   let running: Running | undefined
+  /** How often the command was stopped. */
+  let stops = 0
+  let stopping: NodeJS.Timeout | undefined
+
+  const stop = (): void => {
+    stops++
+    clearTimeout(stopping)
+    stopping = setTimeout(() => {
+      // After this turn's signals: one that is heard only when it goes on would stop the command again.
+      setImmediate(() => {
+        if (stopping === undefined) return
+        // The caller's shell waits for this process: it must see its job stop when the command does.
+        process.kill(process.pid, 'SIGSTOP')
+        stopping = undefined
+      })
+    }, stopWindow)
+  }
 
   const deliver = async (signal: NodeJS.Signals): Promise<void> => {
     if (running === undefined) {
       pending.push(signal)
       return
     }
+    const isStop = stopSignals.includes(signal)
+    // The command has stopped for it already.
+    if (isStop && stopping !== undefined) return
+    if (signal === 'SIGCONT') {
+      clearTimeout(stopping)
+      stopping = undefined
+    }
+    const before = stops
     await delay(groupWindow)
+    if (isStop && stops !== before) return
     const seen = seenByGroup.get(signal) ?? 0
     if (seen > 0) seenByGroup.set(signal, seen - 1)
     else running.signal(signal)
@@ -61,13 +91,12 @@ export function relaySignals(): SignalRelay {
         // Told, but never received here (it was sent to the command's group alone): forget it.
         setTimeout(() => seenByGroup.set(signal, 0), 4 * groupWindow).unref()
       })
-      command.onStopped(() => {
-        // The caller's shell waits for this process: it must see its job stop when the command does.
-        process.kill(process.pid, 'SIGSTOP')
-      })
+      command.onStopped(stop)
       for (const signal of pending) command.signal(signal)
     },
     detach: () => {
+      clearTimeout(stopping)
+      stopping = undefined
       for (const [signal, handler] of handlers) process.off(signal, handler)
     },
   }

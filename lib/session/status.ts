@@ -3,9 +3,10 @@
  */
 import { errorMessage } from '../errors.js'
 import type { JailStatus } from '../status/status.js'
-import { isAlive } from '../system/process-identity.js'
+import { isAlive, isStopped } from '../system/process-identity.js'
 import { openContext } from './context.js'
 import { askWarden, controlPath } from './control.js'
+import { goOn, stoppedText } from './reach.js'
 
 export async function readStatus(): Promise<readonly JailStatus[]> {
   const { system, registry, config } = await openContext()
@@ -32,6 +33,10 @@ export async function readStatus(): Promise<readonly JailStatus[]> {
           phase: 'dead',
           warnings: ['its warden is dead: agentjail gc clears it'],
         }
+      }
+      if (await isStopped(system, entry.owner)) {
+        const warnings = [`it ${stoppedText}; to go on: ${goOn(entry)}`]
+        return { ...unanswered, phase: entry.phase, warnings }
       }
       try {
         return (await askWarden(controlPath(config.stateDir, name), name, {

@@ -24,6 +24,15 @@ export const ownIdentity = (
   system: Pick<System, 'processStart' | 'bootId'>,
 ): Promise<ProcessIdentity> => identityOf(system, process.pid)
 
+/** Whether it does nothing until SIGCONT, as after Ctrl-Z (proc(5): state T). False where there is no /proc. */
+export async function isStopped(
+  system: Pick<System, 'readFile'>,
+  { pid }: Pick<ProcessIdentity, 'pid'>,
+): Promise<boolean> {
+  const text = (await system.readFile(`/proc/${String(pid)}/stat`)) ?? ''
+  return text.slice(text.lastIndexOf(')') + 2).startsWith('T')
+}
+
 /** Whether that very process still runs. */
 export async function isAlive(
   system: Pick<System, 'processStart' | 'bootId'>,

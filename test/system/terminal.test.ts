@@ -77,6 +77,11 @@ t.test('in a terminal', { timeout: 300_000 }, async (t) => {
     await until(t, /Stopped[^]*ready>$/m, 'the shell has the terminal')
     await enter('echo between')
     await until(t, /^between/m, 'and works')
+    const options = { timeout: 20_000 }
+    const status = await lab.agentjail(['status'], options)
+    t.match(status.stdout, /^term +.*\n  ! it is stopped, as by Ctrl-Z; to go on: fg /m)
+    const allow = await lab.agentjail(['allow', 'term', 'plain.example:88'], options)
+    t.match(allow, { code: 125, stderr: /jail term is stopped, .*kill -CONT \d+$/m })
     await enter('fg')
     // What is typed before the command has the terminal may be the shell's.
     for (let i = 0; i < 20 && !/^read word/m.test(await screen()); i++) {
@@ -84,6 +89,16 @@ t.test('in a terminal', { timeout: 300_000 }, async (t) => {
       await enter('word')
     }
     await until(t, /^read word/m, 'the command has it again')
+  })
+
+  await t.test('stop ends one that is stopped', async (t) => {
+    const { enter, press, until } = await fresh(t)
+    await enter(`${run}bash -c 'echo started; sleep 300'`)
+    await until(t, /^started/m, 'runs')
+    await press('C-z')
+    await until(t, /Stopped[^]*ready>$/m, 'the shell has the terminal')
+    const ended = await lab.agentjail(['stop', 'term'], { timeout: 25_000 })
+    t.match(ended, { code: 0, stdout: 'term: stopped\n' }, ended.stderr)
   })
 
   await t.test('a resize is told', async (t) => {

@@ -1,13 +1,14 @@
 /**
  * `agentjail reload NAME`: reads the policy here, with all its mistakes told, and hands it to the warden whole.
  */
-import { exitCode, JailError } from '../../errors.js'
+import { exitCode } from '../../errors.js'
 import { parseJailName } from '../../plan/names.js'
 import { policyToJson } from '../../policy/json.js'
 import { loadPolicies } from '../../policy/loader.js'
 import { openContext } from '../../session/context.js'
-import { askWarden, controlPath } from '../../session/control.js'
+import { askWarden } from '../../session/control.js'
 import { callerIdentity } from '../../session/host.js'
+import { reachJail } from '../../session/reach.js'
 import type { CommandIo } from '../io.js'
 
 export interface ReloadArgs {
@@ -17,17 +18,10 @@ export interface ReloadArgs {
 
 /** Exit 0 when it is in force. Throws NAME_UNKNOWN, POLICY_INVALID (the old policy stays in force), ... */
 export async function reloadCommand({ name, policy }: ReloadArgs, io: CommandIo): Promise<number> {
-  const context = await openContext()
   const jail = parseJailName(name)
-  const entry = await context.registry.read(jail)
-  if (entry === undefined) {
-    throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
-      hint: 'see: agentjail status',
-    })
-  }
+  const { entry, path } = await reachJail(await openContext(), jail)
   const refs = policy ?? entry.policies
   const next = await loadPolicies(refs, { cwd: entry.cwd, callerUid: callerIdentity().uid })
-  const path = controlPath(context.config.stateDir, jail)
   const result = await askWarden(path, jail, { op: 'reload', policy: policyToJson(next) })
   const cut =
     typeof result === 'object' && result !== null && 'cut' in result ? String(result.cut) : '0'

@@ -5,7 +5,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { exitCode, JailError } from '../../errors.js'
 import { parseJailName } from '../../plan/names.js'
 import { collectDead, openContext } from '../../session/context.js'
-import { askWarden, controlPath } from '../../session/control.js'
+import { askWarden } from '../../session/control.js'
+import { findJail } from '../../session/reach.js'
+import { isStopped } from '../../system/process-identity.js'
 import type { CommandIo } from '../io.js'
 
 /** Milliseconds: the command's grace, and what its warden needs after it. */
@@ -17,13 +19,10 @@ export async function stopCommand(name: string, io: CommandIo): Promise<number> 
   const context = await openContext()
   const jail = parseJailName(name)
   await collectDead(context)
-  const { registry, config } = context
-  if ((await registry.read(jail)) === undefined) {
-    throw new JailError('NAME_UNKNOWN', `no jail ${jail} is running`, {
-      hint: 'see: agentjail status',
-    })
-  }
-  await askWarden(controlPath(config.stateDir, jail), jail, { op: 'stop' })
+  const { system, registry } = context
+  const { entry, path } = await findJail(context, jail)
+  if (await isStopped(system, entry.owner)) process.kill(entry.owner.pid, 'SIGCONT')
+  await askWarden(path, jail, { op: 'stop' })
   for (let waited = 0; waited < patience; waited += pause) {
     if ((await registry.read(jail)) === undefined) {
       io.stdout.write(`${jail}: stopped\n`)
