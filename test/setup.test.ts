@@ -376,6 +376,10 @@ function runTests(): void {
       ['stateDir: /', 'c:1:11: an absolute path of plain letters, e.g. /var/log/agentjail'],
       ['homeDir: /a/../b', 'c:1:10: an absolute path of plain letters, e.g. /var/log/agentjail'],
       ['gateUser: root', 'c:1:11: gateUser is the name of an account, e.g. agentjail-gate'],
+      [
+        'pfAnchor: com.apple/a/b',
+        'c:1:11: pfAnchor is com.apple/agentjail, or one name of at most 15 letters, digits, dots and hyphens',
+      ],
       ['upstreams: 1.1.1.1', "c:1:12: upstreams is a list, e.g. [192.0.2.53, '[2001:db8::1]:53']"],
       [
         "upstreams: ['dns.example']",
@@ -388,7 +392,7 @@ function runTests(): void {
       ['- a', 'c:1:1: a configuration is a list of `key: value`'],
       [
         'colour: red\ngateUser: 7x',
-        'c:1:1: unknown key "colour"; known: uidRange, stateDir, logDir, homeDir, gateUser, upstreams\n' +
+        'c:1:1: unknown key "colour"; known: uidRange, stateDir, logDir, homeDir, gateUser, upstreams, pfAnchor\n' +
           'c:2:11: gateUser is the name of an account, e.g. agentjail-gate',
       ],
       ['logDir: /a/b\nlogDir: /a/c', 'c:2:1: Map keys must be unique'],

@@ -83,7 +83,7 @@ const privilege: Check = {
 
 const pf = (mac: MacDoctor): Check => ({
   name: 'pf',
-  why: 'a jail is held by rules in com.apple/agentjail, which the main ruleset must call and nothing may overtake',
+  why: 'a jail is held by rules in an anchor, which the main ruleset must call and nothing may overtake',
   run: async ({ isRoot, config }) => {
     if (!isRoot) return needsRoot('what pf holds')
     const problem = await mac.backend.denyProblem(config.uidRange)

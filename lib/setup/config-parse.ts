@@ -2,6 +2,7 @@
  * The text of config.yaml to `Config`. Apart from its reader, so that YAML is loaded only where needed. Pure.
  */
 import { LineCounter, isMap, isScalar, isSeq, parseDocument, type Node, type Pair } from 'yaml'
+import { isAnchorPath } from '../backend/pf/names.js'
 import type { UidRange } from '../backend/types.js'
 import { JailError } from '../errors.js'
 import { canonicalAddress } from '../policy/addresses.js'
@@ -52,6 +53,9 @@ export function parseConfig(text: string, file: string): Config {
       case 'gateUser':
         assign(found, name, parseUser(value, refuse))
         break
+      case 'pfAnchor':
+        assign(found, name, parseAnchor(value, refuse))
+        break
       default:
         refuse(key, `unknown key ${JSON.stringify(name)}; known: ${known.join(', ')}`)
     }
@@ -100,6 +104,12 @@ function parseUser(node: Node | null, refuse: Refuse): string | undefined {
   const text = textOf(node) ?? ''
   const isGood = /^[a-z][a-z0-9-]{0,30}$/.test(text) && text !== 'root'
   return isGood ? text : refuse(node, 'gateUser is the name of an account, e.g. agentjail-gate')
+}
+
+function parseAnchor(node: Node | null, refuse: Refuse): string | undefined {
+  const text = textOf(node) ?? ''
+  const right = `pfAnchor is ${defaultConfig.pfAnchor}, or one name of at most 15 letters, digits, dots and hyphens`
+  return isAnchorPath(text) ? text : refuse(node, right)
 }
 
 function parseUpstreams(node: Node | null, refuse: Refuse): Config['upstreams'] | undefined {

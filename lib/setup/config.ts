@@ -13,6 +13,7 @@ import {
   type Stats,
 } from 'node:fs'
 import { dirname } from 'node:path'
+import { defaultAnchor } from '../backend/pf/names.js'
 import type { UidRange } from '../backend/types.js'
 import { JailError, errnoCode, errorMessage } from '../errors.js'
 import type { Settings } from '../plan/types.js'
@@ -21,6 +22,8 @@ import { paths } from './units.js'
 export interface Config extends Settings {
   /** Resolvers the gate asks instead of the host's own. */
   readonly upstreams: readonly { readonly address: string; readonly port: number }[]
+  /** macOS: where the rules stand. */
+  readonly pfAnchor: string
 }
 
 /** Where each platform keeps state that a restart clears, and what lasts. */
@@ -36,6 +39,7 @@ export const defaultConfig: Config = {
   homeDir,
   gateUser: 'agentjail-gate',
   upstreams: [],
+  pfAnchor: defaultAnchor,
 }
 
 /** What `setup` writes: everything as it is without the file. */
@@ -51,6 +55,9 @@ export const defaultConfigText = `# agentjail: settings of this machine. Each li
 # logDir: ${defaultConfig.logDir}
 # homeDir: ${defaultConfig.homeDir}
 # gateUser: ${defaultConfig.gateUser}
+
+# macOS: the pf anchor of all jails. Another one must be called by /etc/pf.conf, and is changed while nothing is set up.
+# pfAnchor: ${defaultConfig.pfAnchor}
 `
 
 export function rangeText({ first, last }: UidRange): string {

@@ -42,7 +42,7 @@ export function macSetupSteps(setup: MacSetup): SetupStep[] {
       why: 'the reserved users have no network, whether a jail runs or not',
       isDone: async () => (await backend.denyProblem(config.uidRange)) === undefined,
       apply: () => lock(() => backend.ensureStaticDeny(config.uidRange)),
-      lines: ['# anchor com.apple/agentjail: see agentjail plan'],
+      lines: [`# anchor ${config.pfAnchor}: see agentjail plan`],
     },
     {
       title: 'static deny at boot',

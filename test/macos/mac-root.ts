@@ -18,7 +18,13 @@ import { traffic as judge, type Sent } from './model/traffic.js'
 const repository = fileURLToPath(new URL('../../..', import.meta.url)).replace(/\/$/, '')
 const program = '/srv/repository/dist/bin/agentjail.cjs'
 /** The machine's own do the same: agentjail asks them what Linux's can answer, too. */
-const real = new Set(['/usr/bin/perl', '/bin/ps', '/usr/bin/id', '/usr/bin/sandbox-exec'])
+const real = new Set([
+  '/usr/bin/perl',
+  '/bin/ls',
+  '/bin/ps',
+  '/usr/bin/id',
+  '/usr/bin/sandbox-exec',
+])
 /** Milliseconds: bounds a hang on a busy machine, judges no speed. */
 const patience = 240_000
 

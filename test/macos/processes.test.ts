@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { defaultAnchor } from '../../lib/backend/pf/names.js'
 import { findMacAccount } from '../../lib/account/macos.js'
 import type { Decision } from '../../lib/audit/record.js'
 import { pfBackend } from '../../lib/backend/pf/index.js'
@@ -232,7 +233,7 @@ t.test('rules flushed by another tool are put back while it runs', async (t) => 
 t.test('the command line: run, and gc after a crash', async (t) => {
   process.chdir(workspace)
   const system = modelledSystem()
-  const config = { ...settings, upstreams: [] }
+  const config = { ...settings, upstreams: [], pfAnchor: defaultAnchor }
   const registry = openRegistry(system, settings.stateDir)
   const { stateDir, uidRange: range } = settings
   const backend = pfBackend({ system, stateDir, range, ownAddresses: () => ['127.0.0.1'] })

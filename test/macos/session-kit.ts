@@ -1,4 +1,5 @@
 /** One jail's session on a modelled Mac in memory: its parts, a gate that does what a test says, and what must be left. */
+import { defaultAnchor } from '../../lib/backend/pf/names.js'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import type { Decision } from '../../lib/audit/record.js'
 import type { FromGate, ToGate } from '../../lib/gate/protocol.js'
@@ -244,7 +245,10 @@ export async function prepared(): Promise<FakeMac> {
 export async function clear(mac: FakeMac, { parts }: Stage): Promise<void> {
   mac.forgetsProcesses = true
   const { registry, backend, system } = parts
-  const { cleanLaunch } = macPlatform({ ...parts, config: { ...settings, upstreams: [] } })
+  const { cleanLaunch } = macPlatform({
+    ...parts,
+    config: { ...settings, upstreams: [], pfAnchor: defaultAnchor },
+  })
   await collect({ system, registry, backend, cleanLaunch })
   await backend.ensureStaticDeny(reserved)
   mac.forgetsProcesses = false

@@ -3,6 +3,7 @@ import { realpathSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { defaultAnchor } from '../../lib/backend/pf/names.js'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import { JailError } from '../../lib/errors.js'
 import type { MacLaunchRequest } from '../../lib/launch/macos/launch.js'
@@ -154,10 +155,18 @@ t.test('access lists: of whom, where root called', async (t) => {
     '/Users': directory(0),
     '/': directory(0),
   })
+  // Two levels up another jail works: its user could put a link in place of what is between.
+  mac.state.acls['/Users'] = ['user:aj-other allow list,add_file,delete_child']
+  await t.rejects(shareWorkspace(mac, spec(true), await sharerFor(mac, 0)), {
+    code: 'LAUNCH',
+    message: /root's, and \/Users can be changed by others/,
+  })
+  mac.state.acls['/Users'] = ['group:everyone deny delete']
   const undoRoot = await shareWorkspace(mac, spec(true), await sharerFor(mac, 0))
   t.equal(mac.state.acls[work]?.length, 2)
   t.equal(mac.state.acls['/etc/sudoers'], undefined, "below root's own nothing is walked")
   t.strictSame(await undoRoot(), [])
+  delete mac.state.acls['/Users']
   await t.rejects(shareWorkspace(mac, spec(true), await sharerFor(mac, 501)), {
     code: 'LAUNCH',
     message: /Operation not permitted/,
@@ -297,7 +306,7 @@ t.test('transparent opens the resolver, and says so', async (t) => {
 
 t.test('setup denies, now and at boot, and does nothing twice', async (t) => {
   const mac = new FakeMac()
-  const config = { ...settings, upstreams: [] }
+  const config = { ...settings, upstreams: [], pfAnchor: defaultAnchor }
   const { lock } = stage(mac, () => Promise.resolve({ code: 0 })).parts
   const backend = pfBackend({
     ...{ system: mac, stateDir: settings.stateDir, range: reserved },

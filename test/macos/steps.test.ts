@@ -1,6 +1,7 @@
 /** A session, and what else changes the Mac, with a failure at every step of it, and a crash. */
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
+import { defaultAnchor } from '../../lib/backend/pf/names.js'
 import { pfBackend } from '../../lib/backend/pf/index.js'
 import type { Ending } from '../../lib/launch/types.js'
 import { parseJailName } from '../../lib/plan/names.js'
@@ -219,7 +220,7 @@ for (const crash of [false, true])
 
 for (const crash of [false, true])
   t.test(`setup and uninstall: a ${crash ? 'crash' : 'failure'} at every step`, async (t) => {
-    const config = { ...settings, upstreams: [] }
+    const config = { ...settings, upstreams: [], pfAnchor: defaultAnchor }
     const program = fileURLToPath(import.meta.url)
     const partsOf = (mac: FakeMac) => ({
       system: mac,

@@ -33,11 +33,12 @@ export function macParts(base: System, config: Config): { system: System; backen
   if (missing !== undefined)
     throw new JailError('TOOL_MISSING', `${missing} is missing, which macOS comes with`)
   const system = darwinSystem(base)
-  const { stateDir, uidRange: range } = config
+  const { stateDir, uidRange: range, pfAnchor: anchor } = config
   const warn = (text: string): void => {
     process.stderr.write(`agentjail: ${text}\n`)
   }
-  const backend = pfBackend({ system, stateDir, range, ownAddresses: hostAddresses, warn })
+  const ownAddresses = hostAddresses
+  const backend = pfBackend({ system, stateDir, range, ownAddresses, warn, anchor })
   return { system, backend }
 }
 

@@ -48,8 +48,14 @@ async function ownerOf(system: System, path: string): Promise<string> {
     const stat = await system.lstat(at)
     const isSticky = ((stat?.mode ?? 0) & 0o1000) !== 0
     const isOthers = stat?.uid !== 0 || ((stat.mode & 0o022) !== 0 && !isSticky)
-    if (stat?.kind !== 'directory' || isOthers)
+    if (stat?.kind !== 'directory' || isOthers || (await hasGuests(system, at)))
       throw refuse(`it is root's, and ${at} can be changed by others, or is a link`)
   }
   return 'root'
+}
+
+/** Whether an access list lets anybody do more than the mode says: the users of other jails, where they work. */
+async function hasGuests(system: System, path: string): Promise<boolean> {
+  const { code, stdout } = await system.run(['/bin/ls', '-lde', path])
+  return code !== 0 || /^\s*\d+: .*\ballow\b/m.test(stdout)
 }

@@ -1,4 +1,4 @@
-/** ifconfig, tcpdump, ps, sysctl, chmod's access lists: what agentjail needs of them. */
+/** ifconfig, tcpdump, ps, ls, sysctl, chmod's access lists: what agentjail needs of them. */
 import { isIP } from 'node:net'
 import { inNet } from './pf/eval.js'
 import { answer, type Answer, type MacState } from './state.js'
@@ -35,6 +35,8 @@ export function smallTool(state: MacState, name: string, args: readonly string[]
         return found === undefined ? answer(1) : answer(0, 'Mon Nov 23 13:00:00 2026     S\n')
       }
       return answer(1, '', `ps: illegal option -- ${args.join(' ')}\n`)
+    case 'ls':
+      return list(state, args)
     case 'sysctl':
       return args.join(' ') === '-n kern.bootsessionuuid'
         ? answer(0, `${state.boot}\n`)
@@ -154,4 +156,15 @@ function changeList(state: MacState, verb: '+a' | '-a', entry: string, path: str
   if (verb === '-a') state.acls[path] = list.filter((each) => each !== entry)
   else if (!has) state.acls[path] = [...list, entry]
   return ''
+}
+
+/** `ls -lde PATH`: its access list below it. */
+function list(state: MacState, [options, path = '']: readonly string[]): Answer {
+  const file = state.files[path]
+  if (options !== '-lde') return answer(1, '', 'usage: ls\n')
+  if (file === undefined) return answer(1, '', `ls: ${path}: No such file or directory\n`)
+  const entries = state.acls[path] ?? []
+  const mode = `drwxr-xr-x${entries.length > 0 ? '+' : ''}`
+  const lines = entries.map((entry, at) => ` ${String(at)}: ${entry}\n`).join('')
+  return answer(0, `${mode} 3 root  wheel  96 Nov 23 13:00 ${path}\n${lines}`)
 }

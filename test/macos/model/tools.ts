@@ -89,6 +89,7 @@ export const places = new Map(
     '/usr/bin/sandbox-exec',
     '/bin/ps',
     '/bin/chmod',
+    '/bin/ls',
     '/usr/sbin/sysctl',
     '/usr/bin/plutil',
     '/usr/bin/perl',
