@@ -21,6 +21,9 @@ else {
       const text = readFileSync(from, 'utf8')
       state.files[from] = { kind: 'file', text, mode: 0o600, uid: 0, gid: 0 }
     }
+    const listed = argv[0] === '/bin/ls' ? argv.at(-1) : undefined
+    if (listed !== undefined && existsSync(listed))
+      state.files[listed] = { kind: 'directory', text: '', mode: 0o755, uid: 0, gid: 0 }
     return runTool(state, argv, input)
   })
   process.stdout.write(stdout)
