@@ -6,7 +6,7 @@
 import { JailError } from '../errors.js'
 import { innerPerl, scratchPaths, type MountPlan } from './mount-plan.js'
 import { callsText } from './fence-script.js'
-import { blockedSignals, initScript, outerScript, superviseScript } from './step-scripts.js'
+import { blockedSignals, initScript, outerScript } from './step-scripts.js'
 import type { Machine } from '../system/syscall-numbers.js'
 import type { LaunchTools } from './launch-tools.js'
 import type { HardeningPiece, LaunchSpec } from './types.js'
@@ -55,7 +55,6 @@ export function planLaunch(input: PlanInput): LaunchPlan {
       '--',
       String(fds.status),
       calls,
-      superviseScript,
       mask,
       String(fds.control),
     ],

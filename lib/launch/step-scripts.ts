@@ -328,7 +328,7 @@ exit $code;
 `
 
 /**
- * argv: STATUS_FD CALLS SUPERVISE(text: `superviseScript`) MASK CONTROL_FD BARE(1|0: no PID namespace, and no right to make one) FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
+ * argv: STATUS_FD CALLS MASK CONTROL_FD BARE(1|0: no PID namespace, and no right to make one) FILTER_FD(-1: none) LIMITS(`7=1024,4=0` or `-`) SCRATCH(`/tmp,/dev/shm` or `-`:
  * file systems with a limit), then what `drop` and `final`
  * take, which the child does.
  * Status lines: `started PID`, `execfail ERRNO`, `stopped N`, `continued`, `sig N`, `full PATH|files`, then `exit N` or `signaled N`.
@@ -338,7 +338,7 @@ export const initScript: string =
   head +
   String.raw`
 arguments();
-my ($supervise, $mask, $control_fd, $bare, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 7;
+my ($mask, $control_fd, $bare, $filter_fd, $limits, $scratch) = splice @ARGV, 0, 6;
 my ($user, $group) = @ARGV;
 $0 = 'agentjail-init';
 fcntl $status, 2, 1;
@@ -383,12 +383,6 @@ if ($bare) { call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $
   String.raw`
 }
 close $word;
-eval $supervise;
-refuse("supervisor: $@");
-`
-
-/** The second part of PID 1, with the names of the first: read while the command starts. */
-export const superviseScript: string = String.raw`
 # Every process of the user, also one that just forks: the kernel signals them all under one lock. By a child that is the
 # user, which the jail may kill first: until none is left.
 sub sweep {
