@@ -177,6 +177,8 @@ class Run {
   #value(expression: Expression): Value {
     const { uid, oif, proto, from, fromPort, to, toPort, direction } = this.#packet
     if (typeof expression !== 'object') return expression
+    // No time passes between the packets of one evaluation.
+    if ('elem' in expression) return this.#value(expression.elem.val)
     if ('meta' in expression) {
       const family = to.includes(':') ? 'ipv6' : 'ipv4'
       const values = { skuid: uid, oifname: oif, iifname: '', l4proto: proto, nfproto: family }
