@@ -83,8 +83,8 @@ function isDenied({ policy: { denies } }: Held, { to }: Flow): boolean {
 /** The proxy's ports are macOS's, the gate's own ones Linux's. No policy may grant all addresses, loopback among them. */
 function isCommon(jails: readonly Held[], flow: Flow): boolean {
   const ports = jails.map(({ proxy }) => proxy)
-  const client = jails.find(({ uid }) => uid === flow.client)
-  const isAll = client?.policy.cidrs.some(({ cidr }) => cidr.prefix === 0) === true
+  const ends = jails.filter(({ uid }) => uid === flow.client || uid === flow.server)
+  const isAll = ends.some(({ policy }) => policy.cidrs.some(({ cidr }) => cidr.prefix === 0))
   return (
     !(isAll && isLocal(flow.to)) &&
     isJudgeable(flow, jails) &&
