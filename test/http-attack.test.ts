@@ -24,6 +24,16 @@ const basic = (password: string, user = 'x-access-token') => ({
 const form = { 'content-type': 'application/x-www-form-urlencoded' }
 const json = { 'content-type': 'application/json' }
 
+const webSocket = (protocols: string | undefined) => ({
+  headers: {
+    ...bearer,
+    connection: 'upgrade',
+    upgrade: 'websocket',
+    'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
+    'sec-websocket-protocol': protocols,
+  },
+})
+
 interface Case {
   readonly title: string
   readonly credential: ResolvedCredential
@@ -203,30 +213,15 @@ const cases: Case[] = [
   ].map(([what = '', protocols]): Case => ({
     title: `header: WebSocket protocols with ${what}`,
     credential: byHeader,
-    ask: {
-      headers: {
-        ...bearer,
-        connection: 'upgrade',
-        upgrade: 'websocket',
-        'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
-        'sec-websocket-protocol': protocols,
-      },
-    },
+    ask: webSocket(protocols),
     reason: 'credential-extra',
   })),
   {
     title: 'header: WebSocket protocols that are none',
     credential: byHeader,
-    ask: {
-      headers: {
-        ...bearer,
-        connection: 'upgrade',
-        upgrade: 'websocket',
-        'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==',
-        'sec-websocket-protocol':
-          'realtime, openai-beta.realtime-v1, graphql-transport-ws, v4.base64.channel.k8s.io',
-      },
-    },
+    ask: webSocket(
+      'realtime, openai-beta.realtime-v1, graphql-transport-ws, v4.base64.channel.k8s.io',
+    ),
   },
   {
     title: 'header: harmless headers and parameters pass',

@@ -182,15 +182,15 @@ const setUp: Check = {
 }
 
 function setupFinding(undone: readonly SetupStep[], facts: DoctorFacts): Finding {
+  const byHand = undone.flatMap((step) => step.byHand ?? [])
+  const isAllByHand = byHand.length === undone.length
   const finding = {
     // Without the unit jails hold; only an old job at boot would not be denied before the first run.
     state: undone.every(({ title }) => title === 'static deny at boot') ? 'warn' : 'fail',
     detail: `missing or changed: ${undone.map(({ title }) => title).join(', ')}`,
-    fix: undone.every(({ byHand }) => byHand !== undefined)
-      ? undone.map(({ byHand }) => byHand).join('; ')
-      : 'sudo agentjail setup',
+    fix: isAllByHand ? byHand.join('; ') : 'sudo agentjail setup',
   } as const
-  if (undone.every(({ byHand }) => byHand !== undefined)) return finding
+  if (isAllByHand) return finding
   const { tools } = findFirewall(facts, facts.findTool)
   if (tools.some((name) => facts.findTool(name).state !== 'found')) return finding
   return {
