@@ -10,8 +10,15 @@ import type { AccountFacts, Settings } from '../plan/types.js'
 import { nameFor, refuseUnfit } from './fit.js'
 import type { AccountRequest } from './fit.js'
 import type { Argv, System } from '../system/types.js'
-import { groupsOf, hasSubordinateRange, isExpired, parsePasswd, processCount } from './passwd.js'
-import type { PasswdEntry } from './passwd.js'
+import {
+  entriesWith,
+  groupsOf,
+  hasSubordinateRange,
+  isExpired,
+  parsePasswd,
+  processCount,
+} from '../system/passwd.js'
+import type { PasswdEntry } from '../system/passwd.js'
 
 export interface AccountTools {
   readonly useradd: string
@@ -24,11 +31,11 @@ export async function findAccount(
   settings: Settings,
   request: AccountRequest,
 ): Promise<AccountFacts> {
-  const entries = await passwdEntries(system)
+  const text = await passwd(system)
   const name = nameFor(request)
-  const entry = entries.find((one) => one.name === name)
+  const entry = named(text, name)
   if (entry === undefined) {
-    const uid = await freeUid(system, settings, entries)
+    const uid = await freeUid(system, settings, parsePasswd(text))
     return {
       name,
       uid,
@@ -102,8 +109,8 @@ async function ensureExpired(system: System, tools: AccountTools, name: string):
 }
 
 async function checkAccount(system: System, account: AccountFacts): Promise<PasswdEntry> {
-  const entries = await passwdEntries(system)
-  const entry = entries.find(({ name }) => name === account.name)
+  const text = await passwd(system)
+  const entry = named(text, account.name)
   const wrong = (what: string): never => {
     throw new JailError('ACCOUNT', `user ${account.name} is not fit for a jail: ${what}`, {
       hint: `mend it, or remove it with: agentjail account remove ${account.name.replace(/^aj-/, '')}`,
@@ -111,7 +118,9 @@ async function checkAccount(system: System, account: AccountFacts): Promise<Pass
   }
   if (entry?.uid !== account.uid)
     return wrong(`its uid is ${entry?.uid ?? 'missing'} instead of ${account.uid}`)
-  const twin = entries.find(({ name, uid }) => uid === account.uid && name !== account.name)
+  const twin = entriesWith(text, account.uid).find(
+    ({ name, uid }) => uid === account.uid && name !== account.name,
+  )
   if (twin !== undefined) wrong(`${twin.name} has the same uid`)
   const groups = groupsOf((await system.readFile('/etc/group')) ?? '', account.name)
   if (groups.length > 0) wrong(`it is a member of ${groups.join(', ')}`)
@@ -148,7 +157,7 @@ async function ensureHome(
 
 /** Accounts marked as agentjail's. */
 export async function listAccounts(system: System): Promise<PasswdEntry[]> {
-  return (await passwdEntries(system)).filter(({ comment }) => comment.startsWith('agentjail '))
+  return parsePasswd(await passwd(system)).filter(({ comment }) => comment.startsWith('agentjail '))
 }
 
 /** Ends nothing: refuses while a process of the uid lives. Removes the account and its home. Under the lock. */
@@ -175,7 +184,7 @@ export async function ensureGateUser(
   tools: AccountTools,
 ): Promise<{ uid: number; gid: number }> {
   const find = async (): Promise<PasswdEntry | undefined> =>
-    (await passwdEntries(system)).find(({ name }) => name === settings.gateUser)
+    named(await passwd(system), settings.gateUser)
   const before = await find()
   if (before === undefined) {
     const options = [
@@ -231,6 +240,9 @@ async function freeUid(
   })
 }
 
-async function passwdEntries(system: System): Promise<PasswdEntry[]> {
-  return parsePasswd((await system.readFile('/etc/passwd')) ?? '')
+async function passwd(system: System): Promise<string> {
+  return (await system.readFile('/etc/passwd')) ?? ''
 }
+
+const named = (text: string, account: string): PasswdEntry | undefined =>
+  entriesWith(text, account).find(({ name }) => name === account)

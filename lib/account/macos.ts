@@ -11,7 +11,7 @@ import type { System } from '../system/types.js'
 import { deleteRecord, listRecords, readRecord, writeRecord } from './dscl.js'
 import { nameFor, refuseUnfit } from './fit.js'
 import type { AccountRequest } from './fit.js'
-import { processCount } from './passwd.js'
+import { processCount } from '../system/passwd.js'
 
 export interface MacAccount {
   readonly name: string

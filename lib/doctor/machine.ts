@@ -2,7 +2,7 @@
  * Checks of what is installed and how this machine is set up.
  */
 import { isIP } from 'node:net'
-import { parsePasswd } from '../account/passwd.js'
+import { parsePasswd } from '../system/passwd.js'
 import { lackingForSetup, mayMakeNamespaces } from '../container/capabilities.js'
 import { type SetupStep, setupSteps } from '../setup/setup.js'
 import { rangeText } from '../setup/config.js'

@@ -14,8 +14,10 @@ import {
   statSync,
 } from 'node:fs'
 import { basename, dirname, isAbsolute, join, normalize, resolve } from 'node:path'
+import { entriesWith } from '../system/passwd.js'
 import { JailError } from '../errors.js'
 import { caPaths, isUnder, systemTops, toolPrefix, workspaceRefusal } from './places.js'
+import type { Homes } from './places.js'
 import type { LaunchSpec } from './types.js'
 import { walkTree, type Guard, type Walk } from './workspace-walk.js'
 
@@ -249,13 +251,15 @@ function isRunnable(path: string): boolean {
   }
 }
 
-/** Home directories of root and of people (uid 1000 and up), from /etc/passwd. */
-function homes(): ReadonlySet<string> {
-  const fields = readFileSync('/etc/passwd', 'utf8')
-    .split('\n')
-    .map((line) => line.split(':'))
-  const people = fields.filter(([, , uid]) => uid === '0' || Number(uid) >= 1000)
-  return new Set(people.flatMap((field) => field[5] ?? []).filter((dir) => dir.startsWith('/')))
+/** Of root and of people: uid 1000 and up. */
+function homes(): Homes {
+  const text = readFileSync('/etc/passwd', 'utf8')
+  return {
+    has: (path) =>
+      entriesWith(text, `:${path}:`).some(
+        ({ uid, home }) => home === path && (uid === 0 || uid >= 1000),
+      ),
+  }
 }
 
 /** The real path of what exists; else nothing. */

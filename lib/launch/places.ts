@@ -22,11 +22,14 @@ const variable = ['/var/log', '/var/lib', '/var/spool', '/var/cache', '/var/run'
 
 const system = 'is a directory of the system: the command cannot write there'
 
+/** Home directories of root and of people. */
+export type Homes = Pick<ReadonlySet<string>, 'has'>
+
 /**
  * Why a directory is no workspace; undefined: it may be one.
  * @param homes home directories: they hold keys and start-up files, so only directories below them may be.
  */
-export function workspaceRefusal(path: string, homes: ReadonlySet<string>): string | undefined {
+export function workspaceRefusal(path: string, homes: Homes): string | undefined {
   if (path === '/tmp' || path === '/var/tmp')
     return 'is private to each jail: what lies there outside is not seen'
   if (homes.has(path) && path !== '/')
@@ -41,7 +44,7 @@ export function workspaceRefusal(path: string, homes: ReadonlySet<string>): stri
  * What to show so that a program outside the system's directories runs: the tree that its `bin` lies
  * in (~/.nvm/versions/node/v20.1.0), else its directory; never a home directory or ~/.local whole.
  */
-export function toolPrefix(file: string, homes: ReadonlySet<string>): string {
+export function toolPrefix(file: string, homes: Homes): string {
   const dir = file.slice(0, file.lastIndexOf('/')) || '/'
   if (homes.has(dir) || dir === '/') return file
   if (!dir.endsWith('/bin')) return dir

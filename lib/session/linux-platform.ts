@@ -2,7 +2,7 @@
  * Linux, as commands see it.
  */
 import { findAccount, listAccounts, removeAccount } from '../account/linux.js'
-import { parsePasswd } from '../account/passwd.js'
+import { entriesWith } from '../system/passwd.js'
 import { isTerminalBusy } from '../audit/terminal.js'
 import { JailError } from '../errors.js'
 import { findTools } from '../system/tools.js'
@@ -27,8 +27,8 @@ export function linuxPlatform(context: () => LinuxContext): Platform {
       })
     },
     homeOf: async (uid) => {
-      const accounts = parsePasswd((await context().system.readFile('/etc/passwd')) ?? '')
-      return accounts.find((account) => account.uid === uid)?.home
+      const text = (await context().system.readFile('/etc/passwd')) ?? ''
+      return entriesWith(text, uid).find((account) => account.uid === uid)?.home
     },
     findAccount: (request) => findAccount(context().system, context().config, request),
     listAccounts: () => listAccounts(context().system),

@@ -75,7 +75,7 @@ export function openRegistry(system: System, stateDir: string): Registry {
     list: async (most) => {
       const all = await names()
       const from = most === undefined || all.length <= most ? 0 : process.pid % all.length
-      const some = [...all, ...all].slice(from, from + Math.min(all.length, most ?? all.length))
+      const some = [...all.slice(from), ...all.slice(0, from)].slice(0, most)
       return (await Promise.all(some.map(readable))).filter((entry) => entry !== undefined)
     },
     broken: async () => {

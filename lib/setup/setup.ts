@@ -5,7 +5,7 @@
  */
 import { dirname } from 'node:path'
 import { ensureGateUser } from '../account/linux.js'
-import { parsePasswd } from '../account/passwd.js'
+import { parsePasswd } from '../system/passwd.js'
 import { JailError } from '../errors.js'
 import { type Distro, installArgv, installLine, requiredTools } from '../system/distro.js'
 import { findTool, findTools } from '../system/tools.js'

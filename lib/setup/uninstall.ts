@@ -5,8 +5,8 @@
  */
 import { dirname } from 'node:path'
 import { listAccounts, removeAccount } from '../account/linux.js'
-import { parsePasswd } from '../account/passwd.js'
-import type { PasswdEntry } from '../account/passwd.js'
+import { parsePasswd } from '../system/passwd.js'
+import type { PasswdEntry } from '../system/passwd.js'
 import { iptablesBackend } from '../backend/iptables/index.js'
 import { findIptables, forgetVariant, notedVariant } from '../backend/iptables/variant.js'
 import { nftablesBackend } from '../backend/nftables/index.js'

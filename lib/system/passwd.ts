@@ -10,6 +10,22 @@ export interface PasswdEntry {
   readonly shell: string
 }
 
+/** The lines that hold this text: of a file of a thousand accounts, no other is taken apart. */
+export function linesWith(text: string, part: string): string[] {
+  const lines: string[] = []
+  for (let at = text.indexOf(part); at !== -1;) {
+    const end = text.indexOf('\n', at)
+    lines.push(text.slice(text.lastIndexOf('\n', at) + 1, end === -1 ? undefined : end))
+    at = end === -1 ? -1 : text.indexOf(part, end)
+  }
+  return lines
+}
+
+/** Entries that have this field; others, too, perhaps. */
+export function entriesWith(text: string, field: string | number): PasswdEntry[] {
+  return parsePasswd(linesWith(text, String(field)).join('\n'))
+}
+
 /** Lines that are not entries are passed over, as getpwent(3) does. */
 export function parsePasswd(text: string): PasswdEntry[] {
   return text.split('\n').flatMap((line): PasswdEntry[] => {
@@ -29,7 +45,7 @@ export function parsePasswd(text: string): PasswdEntry[] {
 
 /** Names of groups that list this user as a member (its primary group does not). */
 export function groupsOf(text: string, user: string): string[] {
-  return text.split('\n').flatMap((line): string[] => {
+  return linesWith(text, user).flatMap((line): string[] => {
     const [name, , , members] = line.split(':')
     return name !== undefined && (members ?? '').split(',').includes(user) ? [name] : []
   })
@@ -37,16 +53,14 @@ export function groupsOf(text: string, user: string): string[] {
 
 /** Whether subuid(5) or subgid(5) gives this user a range. */
 export function hasSubordinateRange(text: string, user: { name: string; uid: number }): boolean {
-  return text.split('\n').some((line) => {
-    const owner = line.split(':', 1)[0]
-    return owner === user.name || owner === String(user.uid)
-  })
+  return [user.name, String(user.uid)].some((owner) =>
+    linesWith(text, `${owner}:`).some((line) => line.startsWith(`${owner}:`)),
+  )
 }
 
 /** Whether shadow(5) says that the account expired in the first days of 1970. Day 0 is no date to some programs. */
 export function isExpired(shadow: string, name: string): boolean {
-  const fields = shadow
-    .split('\n')
+  const fields = linesWith(shadow, `${name}:`)
     .map((line) => line.split(':'))
     .find(([entry]) => entry === name)
   return fields?.[7] === '1'
