@@ -37,7 +37,7 @@ const names: Readonly<Record<string, string>> = {
 }
 
 export async function gate({ quick }: Options): Promise<Part> {
-  const rounds = quick ? '1' : '3'
+  const rounds = quick ? '1' : '5'
   const sni = JSON.parse(await runScript('gate.js', rounds)) as GateReport
   const http = JSON.parse(await runScript('http-gate.js', rounds)) as HttpReport
   const { medians, ratios } = sni
