@@ -4,6 +4,7 @@
  */
 import t, { type Test } from 'tap'
 import { createLab, type Lab } from '../lab/lab.js'
+import { agentjailPath } from '../lab/paths.js'
 
 const isolations = ['namespace', 'uid'] as const
 const timeout = 240_000
@@ -80,6 +81,43 @@ const privateStaysClosed = async (t: Test, lab: Lab) => {
     t.match(text, new RegExp(`^ +# +${address.replaceAll('.', '\\.')} `, 'm'), 'a remark')
   }
   t.notMatch(text, /^ *-/m, 'and no grant')
+}
+
+/** The file is the caller's: root is led nowhere that the caller, or the command, could not write. */
+const writesAsTheCaller = async (t: Test, lab: Lab) => {
+  const cwd = '/home/alice/learning'
+  const alice = { ...options, user: 'alice', cwd } as const
+  await lab.run(['mkdir', cwd], { user: 'alice' })
+  const learn = (file: string, ...command: string[]) =>
+    ['learn', '-o', file, '-n', 'learning', '--', ...command] as const
+  const isThere = async (file: string) => (await lab.run(['test', '-e', file])).code === 0
+
+  t.match(await lab.agentjail([...learn('own/bot.yaml', 'touch', 'ran')], alice), {
+    code: 2,
+    stderr: /there is no directory own; make it/,
+  })
+  t.match(await lab.agentjail([...learn('/etc/profile.d/a.yaml', 'touch', 'ran')], alice), {
+    code: 2,
+    stderr: /you may not write in \/etc\/profile\.d/,
+  })
+  t.notOk(await isThere(`${cwd}/ran`), 'both told before the command runs')
+  const through = ['sudo', 'agentjail', ...learn('/etc/profile.d/b.yaml', 'true')]
+  lab.writeFile('/usr/local/bin/agentjail', `#!/bin/sh\nexec node '${agentjailPath}' "$@"\n`, 0o755)
+  t.match(await lab.run(through, alice), { code: 125, stderr: /b\.yaml cannot be written: EACCES/ })
+  t.notOk(await isThere('/etc/profile.d/b.yaml'), 'no more through sudo')
+  await lab.run(['mkdir', '/srv/learning'])
+  for (const caller of [alice, { ...alice, user: 'root', cwd: '/srv/learning' }] as const) {
+    const { user } = caller
+    await lab.run(['mkdir', 'own'], caller)
+    const swap = 'mv own away && ln -s /etc/profile.d own'
+    const led = await lab.agentjail([...learn('own/c.yaml', 'sh', '-c', swap)], caller)
+    t.match(led, { code: 125, stderr: /own is another directory than before the run/ }, user)
+    t.notOk(await isThere('/etc/profile.d/c.yaml'), 'no link of the command leads it elsewhere')
+    await lab.run(['rm', '-r', 'own', 'away'], caller)
+  }
+  await lab.run(['mkdir', 'own'], { user: 'alice', cwd })
+  t.match(await lab.agentjail([...learn('own/d.yaml', 'true')], alice), { code: 0 })
+  t.equal((await lab.run(['stat', '-c', '%U %a', `${cwd}/own/d.yaml`])).stdout, 'alice 644\n')
 }
 
 const opensAndCloses = async (t: Test, lab: Lab, isolation: string) => {
@@ -171,6 +209,7 @@ t.test('in the lab', { timeout }, async (t) => {
     )
   })
   await t.test('private networks stay closed', { timeout }, (t) => privateStaysClosed(t, lab))
+  await t.test("learn: the caller's file", { timeout }, (t) => writesAsTheCaller(t, lab))
   for (const isolation of isolations) {
     await t.test(`allow and deny: ${isolation}`, { timeout }, (t) =>
       opensAndCloses(t, lab, isolation),

@@ -3,12 +3,12 @@
  * Invariant: private networks and metadata stay closed; the file is made after the command's last
  * process is gone, and never over one that exists.
  */
-import { open, stat } from 'node:fs/promises'
 import { basename, relative, resolve, dirname } from 'node:path'
-import { errnoCode, errorMessage, JailError } from '../../errors.js'
+import { JailError } from '../../errors.js'
 import type { Ending } from '../../launch/types.js'
 import { learnedPolicy } from '../../learn/learned.js'
 import type { Bundle } from '../../learn/learned.js'
+import { planNewFile } from '../../learn/new-file.js'
 import { Observer } from '../../learn/observe.js'
 import { defaultJailName, parseJailName } from '../../plan/names.js'
 import { composeLayers } from '../../policy/compose.js'
@@ -37,7 +37,7 @@ export interface LearnArgs {
 export async function learnCommand(args: LearnArgs, io: CommandIo): Promise<Ending> {
   const caller = callerIdentity()
   const path = resolve(args.output)
-  if ((await stat(path).catch(() => undefined)) !== undefined) throw exists(args.output)
+  const file = planNewFile(path, args.output, caller)
   for (const name of args.env) checkVariable(name)
   const base = await startingPolicy(args, caller.uid)
   if (process.getuid?.() !== 0) return await elevate(args.script, args.argv, base.env.pass)
@@ -60,7 +60,7 @@ export async function learnCommand(args: LearnArgs, io: CommandIo): Promise<Endi
     http: args.http,
   })
   checkText(text, args.output)
-  await write(path, args.output, text, caller)
+  file.write(text)
   const count = observed.destinations.length
   io.stderr.write(
     `agentjail: ${String(count)} destination${count === 1 ? '' : 's'} learned, ${args.output} written; try it: agentjail run --policy ${shown(args.output)} -- ${args.command[0]}${args.command.length > 1 ? ' …' : ''}\n`,
@@ -121,33 +121,6 @@ function checkText(text: string, file: string): void {
       hint: first.hint,
     })
   }
-}
-
-async function write(
-  path: string,
-  shownPath: string,
-  text: string,
-  caller: { uid: number; gid: number },
-): Promise<void> {
-  try {
-    const file = await open(path, 'wx', 0o644)
-    try {
-      await file.chown(caller.uid, caller.gid)
-      await file.writeFile(text)
-    } finally {
-      await file.close()
-    }
-  } catch (error) {
-    if (errnoCode(error) === 'EEXIST') throw exists(shownPath)
-    throw new JailError('STATE', `${shownPath} cannot be written: ${errorMessage(error)}`, {
-      hint: 'name another file: -o FILE',
-      cause: error,
-    })
-  }
-}
-
-function exists(file: string): JailError {
-  return new JailError('USAGE', `${file} exists already`, { hint: 'name another file: -o FILE' })
 }
 
 /** A path as the new file must name it: relative to itself. */
