@@ -46,7 +46,8 @@ export async function claimName(
       throw error
     }
   }
-  throw await takenBy(system, registry, jail)
+  const advice = `choose another name (--name ${jail}-2), or join it (--join ${jail})`
+  throw await takenBy(system, registry, jail, advice)
 }
 
 /**
@@ -77,7 +78,9 @@ export async function withoutJail<T>(
     owner: await ownIdentity(system),
     phase: 'ending',
   })
-  if (!isClaimed) throw await takenBy(system, registry, jail)
+  if (!isClaimed) {
+    throw await takenBy(system, registry, jail, `end it first: agentjail stop ${jail}`)
+  }
   try {
     return await work()
   } finally {
@@ -85,9 +88,27 @@ export async function withoutJail<T>(
   }
 }
 
-async function takenBy(system: System, registry: Registry, jail: string): Promise<JailError> {
+/** @param advice for where the jail runs. */
+async function takenBy(
+  system: System,
+  registry: Registry,
+  jail: string,
+  advice: string,
+): Promise<JailError> {
   const holder = await registry.read(jail)
-  return nameTaken(jail, holder, holder !== undefined && (await isAlive(system, holder.owner)))
+  if (holder === undefined || !(await isAlive(system, holder.owner))) {
+    return new JailError('NAME_TAKEN', `jail ${jail} is just being cleared`, { hint: 'try again' })
+  }
+  const since = new Date(holder.since).toISOString()
+  const command = holder.command
+    .join(' ')
+    .replace(/[^\x20-\x7e]+/g, ' ')
+    .slice(0, 80)
+  return new JailError(
+    'NAME_TAKEN',
+    `jail ${jail} is running already: pid ${holder.owner.pid}, since ${since}, ${command}`,
+    { hint: advice },
+  )
 }
 
 /** Each claims first and looks then: of two at the same instant one at least sees the other. */
@@ -108,19 +129,4 @@ async function refuseSharedUser(
  */
 export function shownCommand({ launch, gate }: Pick<Plan, 'launch' | 'gate'>): readonly string[] {
   return launch.command.map(createScrub(gate.credentials))
-}
-
-function nameTaken(jail: string, holder: RegistryEntry | undefined, alive: boolean): JailError {
-  if (holder === undefined || !alive) {
-    return new JailError('NAME_TAKEN', `jail ${jail} is just being cleared`, { hint: 'try again' })
-  }
-  const since = new Date(holder.since).toISOString()
-  return new JailError(
-    'NAME_TAKEN',
-    `jail ${jail} is running already: pid ${holder.owner.pid}, since ${since}, ${holder.command
-      .join(' ')
-      .replace(/[^\x20-\x7e]+/g, ' ')
-      .slice(0, 80)}`,
-    { hint: `choose another name (--name ${jail}-2), or join it (--join)` },
-  )
 }

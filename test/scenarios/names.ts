@@ -9,6 +9,10 @@ export async function joinAndStop(t: Test, host: Host): Promise<void> {
   await jail.until(/started/)
   const taken = await host.agentjail(...host.prefix, '--', 'true')
   t.match(taken, { code: 125, stderr: /jail faults is running already: pid \d+, since .*--join/ })
+  t.match(await host.agentjail('account', 'remove', 'faults'), {
+    code: 125,
+    stderr: /running already: .*; end it first: agentjail stop faults\n$/,
+  })
   const other = await host.agentjail(...joining, 'sh', '-c', 'id -u; exit 7')
   const uid = String(await host.uid())
   t.match(other, { code: 7, stdout: `${uid}\n` }, 'same user, own exit code')
