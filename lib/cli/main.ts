@@ -12,10 +12,10 @@ import { parseRunArgs } from './run-args.js'
 /** Never throws; sets `process.exitCode`, or ends the process by the signal that ended the command. */
 export async function main(argv: readonly string[]): Promise<void> {
   const debug = argv.includes('--debug') && argv.indexOf('--debug') < separator(argv)
-  outliveReaders()
+  const allWritten = outliveReaders()
   try {
     closeInherited()
-    const ending = await dispatch(argv)
+    const ending = await dispatch(argv, allWritten)
     if (ending !== undefined) {
       endLike(ending)
       // A run has undone all it did: nothing is left to wait for.
@@ -51,9 +51,16 @@ export function tellError(error: unknown, debug: boolean): number {
   return error instanceof JailError ? error.exit : exitCode.refused
 }
 
-async function dispatch(argv: readonly string[]): Promise<Ending | undefined> {
+async function dispatch(
+  argv: readonly string[],
+  allWritten: () => Promise<void>,
+): Promise<Ending | undefined> {
   const run = parseRunArgs(argv, process.argv[1] ?? '')
-  if (run === undefined) return await (await import('./parse.js')).parse(argv)
+  if (run === undefined) {
+    const ending = await (await import('./parse.js')).parse(argv)
+    await allWritten()
+    return ending
+  }
   const { runCommand } = await import('./commands/run.js')
   return await runCommand(run, { stdout: process.stdout, stderr: process.stderr, env: process.env })
 }
