@@ -56,10 +56,27 @@ t.test('words that are wrong: one line, exit 2', (t) => {
     [['frob', '--', 'run'], /unknown command: frob/],
     [['policy'], /say what to do; see: agentjail policy --help\n$/],
     [['policy', 'chek'], /unknown command of policy: chek.*did you mean agentjail policy check\?/],
-    [['logs', '--bogus'], /unknown argument: bogus/],
-    [['run'], /missing required argument: policy/],
-    [['run', '--join', 'a', '-p', 'openai', '--', 'true'], /mutually exclusive/],
-    [['run', '-p', 'openai', '--isolation', 'magic', '--', 'true'], /magic/],
+    [['logs', '--bogus'], /unknown option --bogus; see: agentjail logs --help\n$/],
+    [['logs', '--folow'], /unknown option --folow; did you mean --follow\?\n$/],
+    [['logs', '-x'], /unknown option -x; see: agentjail logs --help\n$/],
+    [['run'], /no policy is given; for example: /],
+    [['run', '-p'], /-p needs a value; write -p POLICY\n$/],
+    [['run', '-p', '-x.yaml', '--', 'true'], /-p needs a value; write -p POLICY\n$/],
+    [['run', '-p', 'openai', '--name', '--', 'true'], /--name needs a value; write --name NAME\n$/],
+    [
+      ['run', '--join', 'a', '-p', 'openai', '--', 'true'],
+      /--join and --policy do not go together/,
+    ],
+    [
+      ['run', '-p', 'openai', '--isolation=magic', '--', 'true'],
+      /--isolation "magic" is not known; choose one of namespace, uid, basic\n$/,
+    ],
+    [
+      ['run', '-p', 'openai', 'x', '--', 'true'],
+      /run does not take "x"; see: agentjail run --help/,
+    ],
+    [['deny', 'a-jail'], /deny needs DESTINATION; for example: agentjail deny my-bot api\./],
+    [['status', 'a-jail'], /status does not take "a-jail"/],
     [['allow', 'a-jail'], /needs a destination/],
     [
       ['run', '-p', 'npm', 'ls', '-la'],
@@ -72,7 +89,7 @@ t.test('words that are wrong: one line, exit 2', (t) => {
     [['allow', 'x', '169.254.169.254/32'], /no destination; one address is written without \/32/],
     [['allow', './x.yaml', '169.254.169.254'], /no policy opens it/],
     [['service', 'logs', 'bot', '--lines', 'x'], /--lines is not a number/],
-    [['completion', 'tcsh'], /tcsh/],
+    [['completion', 'tcsh'], /SHELL "tcsh" is not known; choose one of bash, zsh, fish\n$/],
   ]
   for (const [args, message] of rows) {
     const { status, stderr } = run(...args)
@@ -80,6 +97,29 @@ t.test('words that are wrong: one line, exit 2', (t) => {
     t.match(stderr, message)
     t.equal(stderr.split('\n').length, 2, stderr)
   }
+  t.end()
+})
+
+t.test('--version is what people type first', (t) => {
+  const { version } = JSON.parse(text('package.json')) as { version: string }
+  for (const args of [['--version'], ['version']])
+    t.match(run(...args), { status: 0, stdout: `${version}\n`, stderr: '' })
+  t.end()
+})
+
+t.test('a full disk under the output is an error, a reader that went away is none', (t) => {
+  const shell = (line: string) =>
+    spawnSync('bash', ['-c', line, 'bash', process.execPath, program], { encoding: 'utf8' })
+  for (const words of ['policy list', '--help', 'completion bash'])
+    t.match(shell(`"$1" "$2" ${words} > /dev/full`), {
+      status: 125,
+      stderr: /^agentjail: standard output was not written: .*ENOSPC.*; what was printed is not/,
+    })
+  const { status, stderr, stdout } = shell(
+    `set -o pipefail; "$1" "$2" policy show coding-agent | head -n 1`,
+  )
+  t.match({ status, stderr }, { status: 0, stderr: '' })
+  t.match(stdout, /^coding-agent /)
   t.end()
 })
 

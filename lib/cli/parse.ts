@@ -8,6 +8,7 @@ import { JailError } from '../errors.js'
 import type { Ending } from '../launch/types.js'
 import type { CommandIo } from './io.js'
 import { refuseBareCommand, specOf } from './bare-command.js'
+import { checkWords } from './check-words.js'
 import { checkCommand } from './known-command.js'
 import { commands, groups } from './table/commands.js'
 import { type CommandSpec, type OptionSpec, type PositionalSpec, Words } from './table/types.js'
@@ -19,10 +20,12 @@ const shownBy = ['TERM', 'COLORTERM', 'NO_COLOR', 'FORCE_COLOR', 'LANG', 'LC_ALL
 const defaultColumns = 80
 
 /** Parses and runs; resolves with how to end, `undefined` for help. Throws USAGE and what commands throw. */
-export async function parse(argv: readonly string[]): Promise<Ending | undefined> {
+export async function parse(typed: readonly string[]): Promise<Ending | undefined> {
+  const argv = typed[0] === '--version' ? ['version', ...typed.slice(1)] : typed
   checkCommand(argv)
   refuseBareCommand(argv)
   const spec = specOf(argv)
+  if (spec !== undefined) checkWords(argv, spec)
   const io: CommandIo = { stdout: process.stdout, stderr: process.stderr, env: process.env }
   let ending: Ending | undefined
   const table = yargs()
@@ -36,6 +39,7 @@ export async function parse(argv: readonly string[]): Promise<Ending | undefined
       'camel-case-expansion': false,
     })
     .strict()
+    .detectLocale(false)
     .exitProcess(false)
     .fail((message: string | null, error: unknown) => {
       // A message is yargs' own, of words it cannot place; without one it is what a command threw.

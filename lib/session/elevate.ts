@@ -20,20 +20,16 @@ export async function elevate(
 ): Promise<Ending> {
   const sudo = sudoPaths.find((path) => statSync(path, { throwIfNoEntry: false })?.uid === 0)
   if (sudo === undefined) {
-    throw new JailError(
-      'NOT_ROOT',
-      'agentjail needs root to set up a jail, and sudo is not installed',
-      {
-        hint: 'run it as root, or install sudo',
-      },
-    )
+    throw new JailError('NOT_ROOT', 'this needs root, and sudo is not installed', {
+      hint: 'run it as root, or install sudo',
+    })
   }
   const node = realpathSync(process.execPath)
   const entry = realpathSync(script)
   refuseWritable(node)
   refuseWritable(entry)
   if ((await wait(spawn(sudo, ['-v'], { stdio: 'inherit' }))).code !== 0) {
-    throw new JailError('NOT_ROOT', 'agentjail needs root to set up a jail, and sudo refused', {
+    throw new JailError('NOT_ROOT', 'this needs root, and sudo refused', {
       hint: 'run it as root, or as a user who may use sudo',
     })
   }

@@ -118,7 +118,6 @@ export const machineCommands: readonly CommandSpec[] = [
     name: 'account remove',
     summary: 'Remove a service user with its home',
     positionals: [{ name: 'jail', kind: 'required', describe: 'The jail whose user it is' }],
-    options: [jsonOption],
     examples: [['account remove my-bot', 'Refused while the jail runs']],
     needsRoot: always,
     run: runAccount('remove'),
@@ -168,7 +167,7 @@ export const machineCommands: readonly CommandSpec[] = [
   },
   {
     name: 'version',
-    summary: 'Print the version',
+    summary: 'Print the version (as --version does)',
     examples: [['version', '']],
     run: async (_words, io) => {
       const { readFile } = await import('node:fs/promises')

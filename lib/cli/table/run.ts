@@ -55,7 +55,7 @@ const planWords = (words: Words) => ({
 
 function needPolicy(words: Words): void {
   if (words.texts('policy').length > 0) return
-  throw new JailError('USAGE', 'missing required argument: policy', {
+  throw new JailError('USAGE', 'no policy is given', {
     hint: 'for example: agentjail run --policy openai -- node bot.js',
   })
 }
@@ -198,7 +198,7 @@ export const runCommands: readonly CommandSpec[] = [
       jsonOption,
     ],
     examples: [
-      ['verify', 'Everything should say held'],
+      ['verify', 'Everything should say closed'],
       ['verify -p ./policy.yaml --isolation uid', 'Under a policy of yours'],
     ],
     epilogue: 'Exit code: 0 if nothing is open but what docs/known-issues.md names, else 1.',
