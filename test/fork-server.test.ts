@@ -2,13 +2,15 @@
  * The fork server: its children are what spawned ones would be, and end with it. Judges: /proc, the kernel's own tables.
  */
 import { spawn, spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import { SeenDeny } from '../lib/backend/nftables/seen-deny.js'
+import { fenceArgv } from '../lib/launch/fence-script.js'
 import { ForkServer } from '../lib/launch/fork-server.js'
 import { realSystem } from '../lib/system/real.js'
+import { parseMachine } from '../lib/system/syscall-numbers.js'
 import { findTools } from '../lib/system/tools.js'
 import type { System } from '../lib/system/types.js'
 import { until } from './launch-support.js'
@@ -72,6 +74,32 @@ t.test('a text in perl, killed', async (t) => {
   child.kill('SIGKILL')
   t.same(await ended, [null, 'SIGKILL'])
   t.notOk(child.kill('SIGKILL'), 'nobody is there to be killed')
+})
+
+t.test('a text in perl can close what it opens', async (t) => {
+  const child = start(t).fork('gate', {
+    env: {},
+    run: [
+      'perl',
+      `open my $told, '>&=', 4; my @h = map { open my $h, '<', '/'; $h } 1 .. 20; close $_ for @h;
+      opendir my $d, '/proc/self/fd'; syswrite $told, join(' ', sort grep /\\d/, readdir $d) . "\n"; sleep 60`,
+    ],
+  })
+  const [told] = (await once(child?.stdio[4] as NodeJS.ReadableStream, 'data')) as [Buffer]
+  t.equal(told.toString(), '0 1 2 3 4 5 6\n', 'none but its own, and that of the directory')
+})
+
+t.test('the outside of a fence holds nothing of what is inside', async (t) => {
+  const name = 'agentjail-test-fence'
+  const [program = '', ...argv] = [
+    ...fenceArgv(perl, parseMachine(process.arch), process.pid, name),
+    ...['/bin/sleep', '60'],
+  ]
+  const fence = spawn(program, argv, { stdio: ['ignore', 'ignore', 'inherit'] })
+  t.teardown(() => fence.kill('SIGKILL'))
+  const at = `/proc/${fence.pid ?? 0}`
+  await until('it stands', () => readFileSync(`${at}/cmdline`, 'latin1').startsWith(name))
+  t.equal(readdirSync(`${at}/fd`).length, 4, 'its standard streams, and what tells that it lives')
 })
 
 t.test('what it forked ends with it', async (t) => {
@@ -161,4 +189,13 @@ t.test('a deny that was seen is not listed again', async (t) => {
   const changing = new SeenDeny(system, '/run/y', () => Promise.resolve((bytes += '0')))
   t.equal(await asked(changing), 1)
   t.equal(files.get('/run/y/deny.seen'), undefined, 'changed while it was listed')
+  const full = {
+    readFile: () => Promise.reject(new Error('EISDIR')),
+    writeFile: () => Promise.reject(new Error('ENOSPC')),
+  } as unknown as System
+  t.equal(
+    await asked(new SeenDeny(full, '/run/z', () => Promise.resolve('04'))),
+    1,
+    'without room for it, it is only not remembered',
+  )
 })

@@ -1,10 +1,12 @@
 /** Who has a uid, as /proc tells. As root: a child becomes somebody else. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { findProcesses } from '../lib/system/processes-of.js'
+import { until } from './launch-support.js'
 
-const uid = 1_900_099_871
+const uid = 1_900_099_872
 
 /** A child with that uid as one of its four: real, effective, saved (`setresuid(2)`, 117 and 147). */
 async function start(ids: readonly number[]): Promise<{ pid: number; end(): Promise<void> }> {
@@ -44,4 +46,19 @@ t.test('one that ended and was not waited for is none', async (t) => {
   t.same(findProcesses(uid), [])
   parent.kill('SIGKILL')
   await once(parent, 'exit')
+})
+
+t.test('one whose first thread has ended goes on in the others', async (t) => {
+  const script = `import ctypes, os, platform, threading, time
+os.setresuid(${String(uid)}, ${String(uid)}, ${String(uid)})
+threading.Thread(target=time.sleep, args=(60,)).start()
+os.write(1, b'up')
+# exit(2), of this thread alone.
+ctypes.CDLL(None).syscall(93 if platform.machine() == 'aarch64' else 60, 0)`
+  const child = spawn('python3', ['-c', script], { stdio: ['ignore', 'pipe', 'inherit'] })
+  t.teardown(() => child.kill('SIGKILL'))
+  await once(child.stdout, 'data')
+  const state = (): string => readFileSync(`/proc/${child.pid ?? 0}/status`, 'latin1')
+  await until('its first thread has ended', () => /^State:\tZ/m.test(state()))
+  t.same(findProcesses(uid), [child.pid])
 })

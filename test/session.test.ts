@@ -8,10 +8,12 @@ import { tmpdir } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
+import type { Decision } from '../lib/audit/record.js'
 import type { Backend } from '../lib/backend/types.js'
 import type { GatePolicy, PinRequest } from '../lib/gate/protocol.js'
 import { loadPolicy } from '../lib/policy/loader.js'
 import { collect, deadJails } from '../lib/session/collect.js'
+import { Ledger } from '../lib/session/ledger.js'
 import { withLock } from '../lib/session/lock.js'
 import { checkPin } from '../lib/session/pins.js'
 import { gatePorts, listenerSpecs, missingSpecs } from '../lib/session/ports.js'
@@ -323,6 +325,25 @@ t.test('watch: restores and tells; what cannot be restored is lost, once', async
   await watching.stop()
   t.same(seen, ['restored', 'no nft'])
 })
+
+t.test(
+  'ledger: what a reading under way has found is told before the last one is done',
+  async (t) => {
+    const told: Decision[] = []
+    const ledger = new Ledger(
+      (decisions) => told.push(...decisions),
+      String,
+      () => 0,
+    )
+    const denial = { verdict: 'deny', reason: 'port-not-granted', layer: 'kernel' } as const
+    // The kernel counts it once: who asks next hears nothing.
+    const found: Decision[] = [{ ...denial, direction: 'out', proto: 'tcp', port: 81 }]
+    const hold = { denials: () => Promise.resolve(found.splice(0)) }
+    void ledger.read(hold)
+    await ledger.read(hold, true)
+    t.match(told, [{ port: 81 }])
+  },
+)
 
 t.test('ports: one socket for each; what is open is not opened again', async (t) => {
   const request = {

@@ -22,7 +22,8 @@ sub fence {
     opendir my $d, '/proc/self/fd';
     my @open = grep { /^\d+$/ && $_ > 2 && $_ != fileno $held } readdir $d;
     closedir $d;
-    for my $n (@open) { if (open my $h, '<&=', $n) { close $h } }
+    # Past perl, for which a handle keeps its descriptor open.
+    call('close', $_ + 0) for @open;
     $0 = $name;
     # Before its own child, one that was started before may have to be let go.
     while ((my $gone = waitpid -1, 0) != $pid) { last if $gone < 0 }

@@ -49,6 +49,9 @@ sub begin {
       open STDOUT, '>', '/dev/null';
       call('rtSigprocmask', 2, pack('Q', 0), 0, 8);
     }
+    # By perl, which would else take these numbers for in use, and close none that gets them.
+    close $control;
+    close $ends;
     for (@map) { $_->[0] == $_->[1] or call('dup3', @$_, 0) >= 0 or exit 125 }
     my %kept = map { $_->[1] => 1 } @map;
     opendir my $d, '/proc/self/fd' or exit 125;

@@ -302,7 +302,7 @@ if ($close) {
   opendir my $d, '/proc/self/fd' or refuse("descriptors: $!");
   my @fd = grep { /^\d+$/ && $_ > 2 && $_ != $word_fd } readdir $d;
   closedir $d;
-  for my $n (@fd) { if (open my $h, '<&=', $n) { close $h } }
+  call('close', $_ + 0) for @fd;
 }
 if ($scopes) {
   # struct landlock_ruleset_attr of ABI 6. An older kernel knows no scopes, and no call or no such size.

@@ -27,6 +27,7 @@ export class Ledger {
   readonly #askers = new Askers()
   /** When the kernel was asked the last time: what it tells next was refused since. */
   #since = 0
+  #reading: Promise<void> = Promise.resolve()
   readonly #onDecisions: (decisions: readonly Decision[]) => void
   readonly #scrub: Scrub
   readonly #monotonic: () => number
@@ -61,8 +62,14 @@ export class Ledger {
     this.#askers.add(name, asker, this.#monotonic())
   }
 
-  /** Takes what the kernel refused since the last time. */
-  async read(hold: Pick<NetworkHold, 'denials'> | undefined, isLast = false): Promise<void> {
+  /** Takes what the kernel refused since the last time; what a reading under way has found is told before this resolves. */
+  read(hold: Pick<NetworkHold, 'denials'> | undefined, isLast = false): Promise<void> {
+    const both = [this.#reading, this.#readOnce(hold, isLast)]
+    this.#reading = Promise.all(both).then(() => undefined)
+    return this.#reading
+  }
+
+  async #readOnce(hold: Pick<NetworkHold, 'denials'> | undefined, isLast: boolean): Promise<void> {
     const since = this.#since
     this.#since = this.#monotonic()
     try {

@@ -5,7 +5,7 @@
 import { closeSync, openSync, readdirSync, readSync } from 'node:fs'
 import { errnoCode } from '../errors.js'
 
-/** Bytes: name, state and uids of proc_pid_status(5) lie in the first 300. */
+/** Bytes: name, state and uids of proc_pid_status(5) lie in the first 300; so do the threads of one that has no memory any more. */
 const head = Buffer.alloc(1024)
 const [zero, nine] = [0x30, 0x39]
 
@@ -20,9 +20,11 @@ export function findProcesses(uid: number): number[] {
     if (first < zero || first > nine) return []
     const length = readHead(`/proc/${name}/status`)
     if (length === undefined) return []
+    if (!field('\nUid:\t', length).includes(wanted)) return []
     const state = field('\nState:\t', length)[0]?.[0]
-    const isThere = state !== 'Z' && state !== 'X'
-    return isThere && field('\nUid:\t', length).includes(wanted) ? [Number(name)] : []
+    // The state is its first thread's, which may end before the others.
+    const isThere = (state !== 'Z' && state !== 'X') || Number(field('\nThreads:\t', length)[0]) > 1
+    return isThere ? [Number(name)] : []
   })
 }
 

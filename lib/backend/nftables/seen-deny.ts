@@ -30,10 +30,12 @@ export class SeenDeny {
   ): Promise<string | undefined> {
     const before = await this.#bytes()
     const text = `${range.first}-${range.last} ${before}\n`
-    if (before !== '' && (await this.#system.readFile(this.#path)) === text) return undefined
+    // What cannot be read or written is only not remembered: of a full disk nothing else may fail here.
+    const seen = await this.#system.readFile(this.#path).catch(() => undefined)
+    if (before !== '' && seen === text) return undefined
     const problem = await look()
     if (problem === undefined && before !== '' && (await this.#bytes()) === before)
-      await this.#system.writeFile(this.#path, text, 0o600)
+      await this.#system.writeFile(this.#path, text, 0o600).catch(() => undefined)
     return problem
   }
 
