@@ -13,18 +13,27 @@ import { wrapper, writeCodeCache, writeLoader } from './code-cache.mjs'
 const outdir = 'dist/lib/bundle'
 const common = { bundle: true, platform: 'node', target: 'node20.19', legalComments: 'linked' }
 
-/** Loaded on demand, but by nearly every run on Linux. */
+/** Loaded on demand, but by nearly every run on Linux, or small: part of the file that asks for them. */
 const hotImports = new Set([
   './commands/run.js',
   './linux-platform.js',
+  '../../credentials/scrub.js',
   '../../credentials/resolve.js',
   '../../credentials/environment.js',
   './placeholder.js',
+  './http/authority.js',
+  './java-trust.js',
 ])
+/** Large, and waited for by every run with a policy of one's own, or with keys: files with a code cache as well. */
+const warm = {
+  'policy-loader': 'dist/lib/policy/loader.js',
+  'gate-http-certificates': 'dist/lib/gate/http/certificates.js',
+  'gate-http-serve': 'dist/lib/gate/http/serve.js',
+}
 /** Files that only some runs need: loaded as modules of their own when they are. */
 const cold = new Map()
 
-/** An `import()` in hot code becomes one of a file of the cold bundle. */
+/** An `import()` in hot code becomes one of a file of the warm or the cold bundle. */
 const splitCold = {
   name: 'split-cold',
   setup({ onResolve }) {
@@ -34,13 +43,18 @@ const splitCold = {
       const name = isOwn
         ? relative('dist/lib', resolve(resolveDir, path)).replace(/\.js$/, '').replaceAll('/', '-')
         : path
+      if (name in warm) return { path: `./${name}.cjs`, external: true }
       cold.set(name, isOwn ? resolve(resolveDir, path) : path)
       return { path: `./${name}.js`, external: true }
     })
   },
 }
 
-const hot = { 'agentjail-hot': 'dist/lib/cli/start.js', 'gate-hot': 'dist/lib/gate/main.js' }
+const hot = {
+  'agentjail-hot': 'dist/lib/cli/start.js',
+  'gate-hot': 'dist/lib/gate/main.js',
+  ...warm,
+}
 await build({
   ...common,
   entryPoints: hot,

@@ -54,3 +54,13 @@ writeFileSync(cachePath, cache.subarray(end))
 t.equal(runs(), 'source', 'nor one without a key')
 rmSync(cachePath)
 t.equal(runs(), 'source', 'none is needed')
+
+// What hot code asks for by import(): another such file, run once and from its own cache; or a module.
+writeFileSync(join(dir, 'y.cjs'), source('cached'))
+writeCodeCache(join(dir, 'y.cjs'))
+writeFileSync(join(dir, 'y.cjs'), source('source'))
+writeFileSync(
+  hot,
+  `${wrapper}{ Promise.all(['./y.cjs', './y.cjs', 'node:path'].map(agentjailImport)).then(([a, b, path]) => console.log(a === b, path.sep)) })`,
+)
+t.equal(runs(), 'cached\ntrue /', 'another file of the build runs once, from its cache')
