@@ -2,8 +2,9 @@
  * Files that the battery tries to read, change or run: a workspace of its own below /var/tmp.
  * Invariant: the two programs with privilege are copies of `id` and `cat`, which do nothing for whoever finds them.
  */
-import { chmod, chown, copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, chown, copyFile, mkdir, rm, writeFile } from 'node:fs/promises'
 import { JailError } from '../errors.js'
+import { makeOwnDir } from './own-dir.js'
 import type { StageTools } from './stage.js'
 
 export interface Planted {
@@ -21,9 +22,7 @@ export async function plantFiles(
   nonce: string,
   undo: (() => unknown)[],
 ): Promise<Planted> {
-  const root = await mkdtemp('/var/tmp/agentjail-verify-')
-  undo.push(() => rm(root, { recursive: true, force: true }))
-  await chmod(root, 0o711)
+  const root = await makeOwnDir('/var/tmp', undo)
   const workspace = `${root}/work`
   for (const dir of ['', '/.git', '/.git/hooks', '/.git/objects', '/.git/refs', '/package']) {
     await mkdir(workspace + dir)

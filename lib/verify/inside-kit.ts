@@ -77,7 +77,7 @@ export const reach = (id: string, to: NetConnectOpts, text: string): Promise<voi
   })
 
 /** `nonce`: what an answer of the target repeats, and one of the filter does not. */
-export const udp = (host: string, port: number, text: string, nonce: string): Promise<string> =>
+const udp = (host: string, port: number, text: string, nonce: string): Promise<string> =>
   new Promise((resolve) => {
     const socket = createSocket(host.includes(':') ? 'udp6' : 'udp4')
     const finish = (why: string): void => {

@@ -5,9 +5,10 @@
 import { randomBytes } from 'node:crypto'
 import { lookup } from 'node:dns/promises'
 import { existsSync } from 'node:fs'
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, mkdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import type { System } from '../../system/types.js'
+import { makeOwnDir } from '../own-dir.js'
 import { answers, freePort, knock, openService, sendDatagram } from '../services.js'
 import type { MacInsideConfig, Witness } from '../types.js'
 import { openWire, wire, wireProbes } from './wire.js'
@@ -113,9 +114,7 @@ async function ownName(): Promise<{ hostName?: string }> {
 type Planted = Pick<MacInsideConfig, 'workspace' | 'canary' | 'tmpMarker' | 'open'>
 
 async function plantFiles(nonce: string, undo: (() => unknown)[]): Promise<Planted> {
-  const root = await mkdtemp('/Users/Shared/agentjail-verify-')
-  undo.push(() => rm(root, { recursive: true, force: true }))
-  await chmod(root, 0o711)
+  const root = await makeOwnDir('/Users/Shared', undo)
   const workspace = `${root}/work`
   const open = `${root}/open`
   for (const dir of [
