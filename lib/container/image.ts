@@ -7,7 +7,7 @@ import { JailError } from '../errors.js'
 import { findTool } from '../system/tools.js'
 import type { Argv, System } from '../system/types.js'
 
-export const engines = ['podman', 'docker'] as const
+const engines = ['podman', 'docker'] as const
 
 /** What a launch needs to have the image as its root. */
 export interface ImageRoot {

@@ -5,7 +5,7 @@
 import type { Socket } from 'node:net'
 
 /** A client that says nothing for this long is not going to. */
-export const firstBytesTimeoutMs = 10_000
+const firstBytesTimeoutMs = 10_000
 
 export interface Collected<T> {
   /** The parser's verdict, or why there is none. */

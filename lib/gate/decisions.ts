@@ -140,6 +140,6 @@ function sanitise(decision: Decision): Decision {
 }
 
 /** Printable ASCII, at most 256 characters; all else becomes `?`. */
-export function printable(text: string): string {
+function printable(text: string): string {
   return text.slice(0, 256).replace(/[^\x20-\x7e]/g, '?')
 }

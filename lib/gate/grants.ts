@@ -141,7 +141,7 @@ export class Grants {
 }
 
 /** Whether a grant has this port and protocol. */
-export function covers(
+function covers(
   grant: { readonly ports: readonly PortRange[]; readonly proto: Proto },
   port: number,
   proto: Proto,

@@ -14,7 +14,7 @@ import type { GateConfig, GatePolicy } from './protocol.js'
 import type { HttpHandlers } from './relay.js'
 
 /** What the HTTP gate needs of the rest; functions, because a reload replaces what they give. */
-export interface HttpSurroundings {
+interface HttpSurroundings {
   readonly jail: string
   policy(): GatePolicy
   grants(): Grants

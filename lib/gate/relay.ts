@@ -21,7 +21,7 @@ import { RetryWatch } from './sni/retry.js'
 import { splice } from './splice.js'
 
 /** What one side may send ahead of the other's reading; larger costs memory, smaller throughput. */
-export const highWaterMark = 256 * 1024
+const highWaterMark = 256 * 1024
 
 /** How a server must be made whose connections come here. */
 export const serverOptions = {
@@ -44,7 +44,7 @@ export interface Replies {
 }
 
 /** A refusal on the way to a destination. */
-export class Refusal extends Error {
+class Refusal extends Error {
   readonly reason: ReasonCode
 
   constructor(reason: ReasonCode, detail?: string) {

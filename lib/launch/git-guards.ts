@@ -188,7 +188,7 @@ class Repository {
  * `commondir` in a Git directory names the one whose settings hold; `.` is itself, the same as none.
  * While it is there, read-only, the jail can put none of its own in its place.
  */
-export const placeholderText = '.\n'
+const placeholderText = '.\n'
 
 function isPlaceholder(path: string): boolean {
   return readSmall(path, placeholderText.length + 1) === placeholderText

@@ -127,7 +127,7 @@ function inRoot(root: string, path: string): string | undefined {
 }
 
 /** The policy's path made absolute: `~/x` below the service user's home, `x` below the working directory. */
-export function place(spec: LaunchSpec, path: string): string {
+function place(spec: LaunchSpec, path: string): string {
   if (path === '~' || path.startsWith('~/')) return join(spec.user.home, path.slice(1))
   return normalize(resolve(spec.cwd, path)).replace(/(.)\/+$/, '$1')
 }

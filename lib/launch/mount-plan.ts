@@ -8,7 +8,7 @@ import type { MountFacts, Tree } from './mount-facts.js'
 import type { LaunchSpec } from './types.js'
 
 /** A file that bwrap makes from a descriptor. */
-export interface DataFile {
+interface DataFile {
   readonly path: string
   readonly data: string | Buffer
 }
@@ -205,14 +205,14 @@ export const caVariables: ReadonlyMap<string, string> = new Map([
  * Lines of uid_map and gid_map for mount_setattr(2): on disk the caller, inside the service user;
  * all other ids as they are.
  */
-export function idMaps(spec: LaunchSpec): [string, string] {
+function idMaps(spec: LaunchSpec): [string, string] {
   return [idMap(spec.caller.uid, spec.user.uid), idMap(spec.caller.gid, spec.user.gid)]
 }
 
 /** 2^32 - 1 is no id. */
 const idCount = 4_294_967_295
 
-export function idMap(onDisk: number, inside: number): string {
+function idMap(onDisk: number, inside: number): string {
   if (onDisk === inside) return `0 0 ${String(idCount)}\n`
   const low = Math.min(onDisk, inside)
   const high = Math.max(onDisk, inside)

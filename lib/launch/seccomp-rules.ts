@@ -13,7 +13,7 @@ export type Test =
   | { readonly arg: number; readonly mask?: number; readonly is: number }
   | { readonly arg: number; readonly any: number }
 
-export interface Case {
+interface Case {
   /** All must hold. */
   readonly when: readonly Test[]
   readonly then: Verdict

@@ -4,7 +4,7 @@
  */
 import type { FsRules, Isolation, Limits } from '../policy/types.js'
 
-export interface ServiceUser {
+interface ServiceUser {
   readonly name: string
   readonly uid: number
   readonly gid: number

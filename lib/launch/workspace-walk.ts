@@ -39,7 +39,7 @@ export interface Walk {
 }
 
 /** Levels below the root that are looked at, and directories in all: some 20 ms at most. */
-export const walkDepth = 4
+const walkDepth = 4
 const walkDirectories = 2000
 
 /** @param named absolute paths that the policy names: never hidden. */

@@ -11,7 +11,7 @@ import type { CidrGrant, Deny, Grant, HostPattern, Origin, Policy } from '../pol
 import type { Destination } from './destination.js'
 
 /** What origins of denials made by `agentjail deny` name. */
-export const denySource = 'agentjail deny'
+const denySource = 'agentjail deny'
 
 export interface Amended {
   readonly policy: Policy

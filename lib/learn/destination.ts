@@ -12,7 +12,7 @@ import { quote } from '../policy/problem.js'
 import type { CidrGrant } from '../policy/types.js'
 
 /** A policy entry as it is written in a file. */
-export type Entry = string | Readonly<Record<string, unknown>>
+type Entry = string | Readonly<Record<string, unknown>>
 
 export interface Destination {
   /** As a person reads it: `api.example.com:443`, `[2001:db8::1]:25/udp`, `localhost:3000`. */

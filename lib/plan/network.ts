@@ -125,7 +125,7 @@ function grantKey(grant: Grant): string {
 }
 
 /** Sorted, overlapping and adjacent ranges joined. */
-export function union(ranges: readonly PortRange[]): PortRange[] {
+function union(ranges: readonly PortRange[]): PortRange[] {
   const joined: { first: number; last: number }[] = []
   for (const { first, last } of [...ranges].sort((a, b) => a.first - b.first || a.last - b.last)) {
     const previous = joined.at(-1)

@@ -11,7 +11,7 @@ import type { PolicyProblem } from './read/reader.js'
 import type { Credential, DnsSettings, Limits, Policy } from './types.js'
 
 /** Seconds and counts as measured and reasoned in docs/policies.md. */
-export const dnsDefaults: DnsSettings = {
+const dnsDefaults: DnsSettings = {
   upstream: [],
   types: ['A', 'AAAA'],
   maxTtl: 60,

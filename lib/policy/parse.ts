@@ -94,7 +94,7 @@ function checkVersion(reader: Reader, root: Field, version: Field | undefined): 
   )
 }
 
-export function parsePolicyName(text: string): string | Problem {
+function parsePolicyName(text: string): string | Problem {
   if (/^[a-z][a-z0-9-]{0,62}$/.test(text)) return text
   return problem(
     `${quote(text)} is not a policy's name`,

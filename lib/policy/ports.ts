@@ -23,7 +23,7 @@ export function parsePorts(value: string | number): PortRange | Problem {
 }
 
 /** Refuses what no grant may open. */
-export function grantablePorts(range: PortRange): PortRange | Problem {
+function grantablePorts(range: PortRange): PortRange | Problem {
   if (!inRange(range, 53)) return range
   return problem(
     'port 53 always goes to the DNS filter',

@@ -36,8 +36,8 @@ export interface Cidr {
   readonly prefix: number
 }
 
-export type Inspect = 'none' | 'sni' | 'http'
-export type Access = 'read-only' | 'read-write' | 'full'
+type Inspect = 'none' | 'sni' | 'http'
+type Access = 'read-only' | 'read-write' | 'full'
 
 export interface HttpRule {
   /** Upper case, or `*`. */

@@ -9,7 +9,7 @@ import { runArguments, type ServiceManager, type ServiceSpec, type ServiceStatus
 
 const directory = '/etc/systemd/system'
 
-export const serviceUnit = (name: string): string => `agentjail-jail-${name}.service`
+const serviceUnit = (name: string): string => `agentjail-jail-${name}.service`
 const pathOf = (name: string): string => `${directory}/${serviceUnit(name)}`
 
 export function systemdServices(

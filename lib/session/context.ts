@@ -35,7 +35,7 @@ const toolNames = [
   'userdel',
   'stty',
 ] as const
-export type ToolName = (typeof toolNames)[number]
+type ToolName = (typeof toolNames)[number]
 
 export interface Context {
   readonly system: System

@@ -21,7 +21,7 @@ export type ControlRequest =
 
 const operations = ['status', 'policy', 'reload', 'join', 'stop']
 
-export type ControlReply =
+type ControlReply =
   | { readonly ok: true; readonly result: unknown }
   | {
       readonly ok: false

@@ -8,7 +8,7 @@ import type { System } from '../system/types.js'
 import { openSetup } from './context.js'
 import type { JailAccount } from './platform.js'
 
-export interface RemovalRequest {
+interface RemovalRequest {
   /** Logs and a changed configuration too. */
   readonly purge: boolean
   /** One line a thing done or kept. */

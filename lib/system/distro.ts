@@ -3,7 +3,7 @@
  * Invariant: package names come from the table here, never from the outside.
  */
 
-export type PackageManager = 'apt' | 'dnf' | 'apk' | 'pacman' | 'zypper'
+type PackageManager = 'apt' | 'dnf' | 'apk' | 'pacman' | 'zypper'
 
 export interface Distro {
   /** `ID` of os-release(5), e.g. `debian`. */

@@ -48,7 +48,7 @@ export function leaveDir(path: string, holder: string): boolean {
 }
 
 /** One name, or none. */
-export function holdersOf(path: string): readonly string[] {
+function holdersOf(path: string): readonly string[] {
   let names: readonly string[] = []
   ignoring(['ENOENT'], () => {
     names = readdirSync(path)

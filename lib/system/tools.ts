@@ -65,7 +65,7 @@ export function findTool(name: string, { directories = systemDirs }: FindOptions
 }
 
 /** What makes this path writable by others than root, followed through its links; else `undefined`. */
-export function findUnsafe(path: string): string | undefined {
+function findUnsafe(path: string): string | undefined {
   let current = path
   // Linux itself follows at most 40 links (path_resolution(7)).
   for (let hops = 0; hops < 40; hops++) {

@@ -22,7 +22,7 @@ export type Target =
   | 'none'
 
 /** Which address and port of the packet: destination first. */
-export type SetKey = 'dst' | 'dst,dst' | 'dst,src'
+type SetKey = 'dst' | 'dst,dst' | 'dst,src'
 
 /** One rule; the fields stand in the order in which iptables-save prints them. */
 export interface Rule {
@@ -179,7 +179,7 @@ const printMasked = ({ value, mask }: { value: number; mask: number }): string =
   mask === 0xffffffff ? hex(value) : `${hex(value)}/${hex(mask)}`
 
 /** The arguments of `create`, without `create NAME`, as `ipset save` starts to print them. */
-export function printSetType(set: IpSet): string[] {
+function printSetType(set: IpSet): string[] {
   if (set.type === 'bitmap:port') return [set.type, 'range', '0-65535']
   return [
     set.type,

@@ -21,7 +21,7 @@ import {
 } from './tables.js'
 
 /** Uids that a listing leads to jails' chains, of the range, each once. */
-export function leadUids(listing: Listing, table: TableName, chain: string): number[] {
+function leadUids(listing: Listing, table: TableName, chain: string): number[] {
   const found = (chainOf(listing, table, chain)?.rules ?? []).flatMap((text) => {
     const target = / ?-g (\S+)$/.exec(text)?.[1]
     const uid = target === undefined ? undefined : uidOfChain(target)

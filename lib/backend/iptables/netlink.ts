@@ -115,7 +115,7 @@ export function decode(message: Buffer): Answer | undefined {
   return { type: type & 0xff, attributes: decodeAttributes(message.subarray(20)) }
 }
 
-export function decodeAttributes(bytes: Buffer): Map<number, Buffer> {
+function decodeAttributes(bytes: Buffer): Map<number, Buffer> {
   const found = new Map<number, Buffer>()
   for (let at = 0; at + 4 <= bytes.length;) {
     const length = isLittle ? bytes.readUInt16LE(at) : bytes.readUInt16BE(at)

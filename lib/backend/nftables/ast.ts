@@ -138,7 +138,6 @@ export const has = (left: Expression, right: Expression): Statement => ({
 export const accept: Statement = { accept: null }
 export const drop: Statement = { drop: null }
 export const goto = (target: string): Statement => ({ goto: { target } })
-export const jump = (target: string): Statement => ({ jump: { target } })
 export const resetTcp: Statement = { reject: { type: 'tcp reset' } }
 export const prohibit: Statement = { reject: { type: 'icmpx', expr: 'admin-prohibited' } }
 export const setMark = (value: number): Statement => ({ mangle: { key: meta('mark'), value } })
@@ -169,7 +168,7 @@ export function ports(
 }
 
 /** Sorted, with overlapping and adjacent ranges joined, as the kernel lists an anonymous interval set. */
-export function mergeRanges(
+function mergeRanges(
   list: readonly { readonly first: number; readonly last: number }[],
 ): { first: number; last: number }[] {
   const merged: { first: number; last: number }[] = []

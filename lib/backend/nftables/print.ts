@@ -45,7 +45,7 @@ export function printElement(table: string, element: Element): string {
 }
 
 /** One statement, as nft(8) writes it. */
-export function printStatement(statement: Statement): string {
+function printStatement(statement: Statement): string {
   if ('match' in statement) {
     const { op, left, right } = statement.match
     const operator = op === '!=' ? '!= ' : ''

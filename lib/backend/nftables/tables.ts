@@ -53,7 +53,7 @@ export const tableName = {
  * Packet mark of a packet that a jail's grants let through, from the hook at priority 0 to the last deny, which takes it
  * off again before routing or any other tool's later hook can see it. ("ajja")
  */
-export const passMark = 0x616a6a61
+const passMark = 0x616a6a61
 
 /** Runs after `agentjail_uid` (0) has marked. */
 const denyPriority = 10
@@ -412,7 +412,7 @@ const loopbackAddresses: readonly Statement[] = [ownLoopback, equal(field('ip6',
  * Seconds that what goes to an address whose pin has run out may go on, at most. A connection ends when another machine
  * gets the address; datagrams go on to whoever has it, so they get what conntrack gives a stream of them.
  */
-export const flowSeconds = { tcp: 3600, udp: 120 } as const
+const flowSeconds = { tcp: 3600, udp: 120 } as const
 
 /** The part of `agentjail_uid` of one jail, once its gate's ports are known. */
 export function uidJail(plan: NetworkPlan, gate: readonly GatePort[]): Table {

@@ -6,7 +6,7 @@ import type { Cidr, PortRange } from '../../policy/types.js'
 import type { GatePort, KernelGrant, NetworkPlan } from '../types.js'
 
 /** A grant by name that the kernel lets through: its addresses live in a table of their own. */
-export interface PfPinned {
+interface PfPinned {
   readonly grant: string
   readonly proto: 'tcp' | 'udp'
   readonly ports: readonly PortRange[]

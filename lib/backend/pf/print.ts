@@ -36,7 +36,7 @@ export function listedRedirects(ruleset: PfRuleset): readonly string[] {
 }
 
 /** One line: a comma followed by a newline within the braces is a syntax error of pf's parser. */
-export function printTable(table: PfTable): string {
+function printTable(table: PfTable): string {
   const name = checkedTable(table.name)
   if (table.addresses === undefined) return `table <${name}> persist`
   const content = table.addresses.map(checkedAddress).join(', ')
@@ -67,7 +67,7 @@ export function printRule(rule: PfRule, form: 'file' | 'listing'): string {
 }
 
 /** A redirect; pfctl lists it as it was written. */
-export function printRedirect(redirect: PfRedirect): string {
+function printRedirect(redirect: PfRedirect): string {
   const { target } = redirect
   return [
     `rdr pass on ${checkedInterface(redirect.interface)}`,

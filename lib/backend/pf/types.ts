@@ -30,7 +30,7 @@ export type PfUser =
   | { readonly kind: 'is'; readonly uid: number }
   | { readonly kind: 'between'; readonly above: number; readonly below: number }
 
-export interface PfInterface {
+interface PfInterface {
   readonly name: string
   readonly not: boolean
 }

@@ -22,7 +22,7 @@ export interface VerifyArgs {
 }
 
 /** Exit codes beside agentjail's own: something is open beyond what is documented. */
-export const openExit = 1
+const openExit = 1
 
 export async function verifyCommand(args: VerifyArgs, io: CommandIo): Promise<Ending> {
   const battery = await openBattery()

@@ -9,8 +9,8 @@ import type { Answered } from './upstream.js'
 import type { SrvRecord } from './wire.js'
 
 /** As OpenShell's resolver has it. */
-export const maxHops = 8
-export const maxAddresses = 16
+const maxHops = 8
+const maxAddresses = 16
 /** RFC 2308 section 5 says hours; a bot's retry wants minutes. Seconds. */
 const maxNegativeTtl = 300
 /** For a negative answer without an SOA. Seconds. */

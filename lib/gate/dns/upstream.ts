@@ -29,7 +29,7 @@ const maxWaiting = 256
 /** DNS flag day 2020: avoids fragments. */
 const udpPayload = 1232
 
-export class UpstreamError extends Error {}
+class UpstreamError extends Error {}
 
 /** A client of the resolvers that `upstreams` returns at the time of each query, in their order. */
 export function createAsk(upstreams: () => readonly UpstreamAddress[]): Ask {
@@ -115,7 +115,7 @@ function makeQuery(plainName: string, type: RecordType): OwnQuery {
 }
 
 /** Every letter in a random case. */
-export function randomCase(name: string): string {
+function randomCase(name: string): string {
   const bits = randomBytes(name.length)
   return Array.from(name, (char, index) =>
     ((bits[index] ?? 0) & 1) === 1 ? char.toUpperCase() : char,

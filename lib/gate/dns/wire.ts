@@ -43,7 +43,7 @@ export const rcode = { ok: 0, formErr: 1, servFail: 2, nxDomain: 3, badVers: 16 
 export const extendedError = { other: 0, blocked: 15, networkError: 23 } as const
 
 /** Larger queries are refused; no honest one comes near. */
-export const maxQueryBytes = 8192
+const maxQueryBytes = 8192
 /** Largest answer over UDP, whatever the client says (DNS flag day 2020). */
 const maxUdpAnswer = 1232
 const headerBytes = 12

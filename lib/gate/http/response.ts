@@ -83,7 +83,7 @@ function responseFields(
 }
 
 /** Without cookies where a credential is pinned, without the key where it was injected. */
-export function shownFields(plan: Plan, swaps: readonly Swap[], raw: readonly string[]): Field[] {
+function shownFields(plan: Plan, swaps: readonly Swap[], raw: readonly string[]): Field[] {
   const out: Field[] = []
   for (const [name, value] of endToEndResponse(pairs(raw))) {
     const lower = name.toLowerCase()

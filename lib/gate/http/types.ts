@@ -34,7 +34,7 @@ export interface HttpContext {
 }
 
 /** Counts what a grant lets through. A reason returned closes the request (and, for bytes, the grant). */
-export interface HttpBudget {
+interface HttpBudget {
   /** One request begins. */
   request(grant: Grant): ReasonCode | undefined
   /** So many bytes are about to leave for the grant. */

@@ -71,7 +71,7 @@ function parseAuthority(text: string, defaultPort: number | undefined): Target |
 }
 
 /** A host as text, and a port, to a target. */
-export function parseTarget(host: string, port: number): Target | undefined {
+function parseTarget(host: string, port: number): Target | undefined {
   if (port < 1 || port > 65535) return undefined
   const address = host.toLowerCase() === 'localhost' ? '127.0.0.1' : canonicalAddress(host)
   if (address !== undefined) {

@@ -73,7 +73,7 @@ function loopbackPorts(ranges: readonly PortRange[]): { loopback: readonly numbe
 }
 
 /** A host pattern that is also narrow enough to be granted. */
-export function parseGrantHost(text: string): HostPattern | Problem {
+function parseGrantHost(text: string): HostPattern | Problem {
   const host = parseHostPattern(text)
   return isProblem(host) ? host : (breadthProblem(host) ?? host)
 }
@@ -239,7 +239,7 @@ const accessMethods = {
 } as const
 
 /** Whether an access level lets a method through; `*` in a rule means all that the level allows. */
-export function methodAllowed(access: LayerGrant['access'], method: HttpRule['method']): boolean {
+function methodAllowed(access: LayerGrant['access'], method: HttpRule['method']): boolean {
   if (access === 'full' || method === '*') return true
   return (accessMethods[access] as readonly string[]).includes(method)
 }

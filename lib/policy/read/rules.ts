@@ -52,7 +52,7 @@ function parseMethod(text: string): string | Problem {
 }
 
 /** A path glob: `*` within one segment, `**` as a whole segment for any number of them. */
-export function parsePath(text: string): string | Problem {
+function parsePath(text: string): string | Problem {
   const given = quote(text)
   if (!text.startsWith('/'))
     return problem(`the path ${given} starts with no slash`, `write /${text}`)

@@ -24,7 +24,7 @@ export interface MacParts {
   readonly serve?: typeof serveControl
 }
 
-export interface MacAudit extends LedgerLog {
+interface MacAudit extends LedgerLog {
   close(): Promise<void>
 }
 
