@@ -12,17 +12,31 @@ import { barPlot } from './svg.js'
 import type { Options, Part } from './types.js'
 
 const empty = 'an empty Node script'
-const isolations = ['namespace', 'uid'] as const
-const launchers: Rival[] = isolations.map((isolation) => ({
-  name: isolation === 'namespace' ? 'agentjail' : 'agentjail --isolation uid',
-  at: 'lab',
-  argv: (command) => [
+
+const run = (name: string, policy: string, ...options: readonly string[]) => ({
+  name: ['agentjail', ...options].join(' '),
+  at: 'lab' as const,
+  argv: (command: readonly string[]): readonly [string, ...string[]] => [
     process.execPath,
-    agentjailPath,
-    ...['run', '-p', 'openai', '-q', '--name', `bench-${isolation}`],
-    ...['--isolation', isolation, '--', ...command],
+    ...[agentjailPath, 'run', '-p', policy, '-q', '--name', name, ...options, '--', ...command],
   ],
-}))
+})
+/** Those that the bars are about. */
+const judged = [
+  run('bench-namespace', 'openai'),
+  run('bench-uid', 'openai', '--isolation', 'uid'),
+] satisfies Rival[]
+const ownPolicy = '/etc/agentjail-bench.yaml'
+const keyed = run('bench-key', 'openai')
+const launchers: Rival[] = [
+  ...judged,
+  { ...run('bench-own', ownPolicy), name: 'agentjail, a policy file of one\u2019s own' },
+  {
+    ...keyed,
+    name: 'agentjail, a key that the gate compares',
+    argv: (command) => ['/usr/bin/env', 'OPENAI_API_KEY=sk-bench', ...keyed.argv(command)],
+  },
+]
 
 interface Samples {
   readonly wall: number[]
@@ -40,6 +54,7 @@ export async function start({ quick }: Options): Promise<Part> {
   const places = { lab: labPlace(lab), bare: barePlace() }
   try {
     await lab.run(['mkdir', '-p', '/srv/bench'])
+    lab.writeFile(ownPolicy, 'version: 1\nname: own\nnetwork:\n  allow:\n    - api.example.com\n')
     // The first round warms up, and makes accounts.
     for (let round = -1; round < rounds; round++) {
       for (const { name, argv, at } of rivals) {
@@ -67,7 +82,7 @@ export async function start({ quick }: Options): Promise<Part> {
   }
   const wall = (name: string): number[] => samples.get(name)?.wall ?? []
   const first = (name: string): number[] => samples.get(name)?.first ?? []
-  const bars = launchers.flatMap(({ name }) => [
+  const bars = judged.flatMap(({ name }) => [
     {
       text: `start of \`true\` by ${name}, over srt's`,
       figure: medianRatio(wall(name), wall('srt')),
