@@ -11,8 +11,8 @@
  * `network` in a network namespace of its own, with `perl` the first word is the program's text. OWN: a session of its own, no standard streams but those of MAP, signals as
  * usual. Else all of that is the server's, which gives it away.
  * `kill NAME SIGNAL`; `dump TABLE CHAIN` of family inet, as the kernel has it.
- * `user UID`, whether a process has it as its real uid.
- * Told: `user 0|1`, `begun NAME PID`, `end NAME STATUS`, `dump HEX`: nothing where there is no such thing, or it changed meanwhile.
+ * `user UID`, whether a process has it as its real uid. `core`: the parent writes no core dumps from here on.
+ * Told: `user 0|1`, `core 0|1`, `begun NAME PID`, `end NAME STATUS`, `dump HEX`: nothing where there is no such thing, or it changed meanwhile.
  */
 export const forkServerScript: string = String.raw`
 # Before any variable: the text sees none of them.
@@ -25,8 +25,15 @@ $0 = 'agentjail-fork-server';
 call('rtSigprocmask', 2, pack('Q', $mask), 0, 8) == 0 or exit 125;
 call('prctl', 1, 9, 0, 0, 0) == 0 or exit 125;
 getppid() == $parent or exit 125;
-# RLIMIT_CORE, of its children too: some come to know keys. 1, since a collector of dumps is told whatever else it is.
-call('prlimit64', 0, 4, pack('QQ', 1, 1), 0) == 0 or call('prlimit64', 0, 4, pack('QQ', 0, 0), 0) == 0 or exit 125;
+# RLIMIT_CORE of a process; 0: this one. 1, not 0: the kernel hands a dump to a collector (core_pattern with a pipe)
+# whatever the limit, but for this one.
+sub forbid_dumps {
+  my $pid = shift;
+  for (1, 0) { return 1 if call('prlimit64', $pid, 4, pack('QQ', $_, $_), 0) == 0 }
+  return 0;
+}
+# Its children have it from it: some come to know keys.
+forbid_dumps(0) or exit 125;
 open my $control, '+<&=', $control_fd or exit 125;
 fcntl $control, 2, 1;
 # SIGCHLD; SFD_NONBLOCK | SFD_CLOEXEC
@@ -120,6 +127,7 @@ for (;;) {
       substr $heard, 0, 4 + $size, '';
       if ($what eq 'fork') { begin(@fields) }
       elsif ($what eq 'dump') { tell_it('dump ' . dump_chain(@fields)) }
+      elsif ($what eq 'core') { tell_it('core ' . (forbid_dumps($parent) ? 1 : 0)) }
       elsif ($what eq 'user') { tell_it('user ' . is_user($fields[0])) }
       else { my %pid = reverse %name; kill $fields[1], $pid{$fields[0]} if $pid{$fields[0]} }
     }

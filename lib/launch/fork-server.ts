@@ -47,6 +47,7 @@ export class ForkServer {
   readonly #children = new Map<string, ForkedChild>()
   #expected: Argv | undefined
   readonly #answers = new Map<string, ((text: string) => void)[]>([
+    ['core', []],
     ['dump', []],
     ['user', []],
   ])
@@ -142,6 +143,11 @@ export class ForkServer {
   /** False: no process has this real uid, which the kernel knows without a look at every one. */
   async isUser(uid: number): Promise<boolean> {
     return (await this.#answer('user', String(uid))) !== '0'
+  }
+
+  /** Of this process. False: they may still be written. */
+  async forbidCoreDumps(): Promise<boolean> {
+    return (await this.#answer('core')) === '1'
   }
 
   /** Empty: the server is no more. */

@@ -16,6 +16,7 @@ import { Warden } from './warden.js'
 export function linuxPlatform(context: () => LinuxContext): Platform {
   return {
     forbidCoreDumps: async () => {
+      if (await context().server?.forbidCoreDumps()) return
       const prlimit = findTools(['prlimit']).get('prlimit')
       // 1, not 0: the kernel hands a dump to a collector (core_pattern with a pipe) whatever the limit, but for this one.
       for (const limit of ['1:1', '0:0']) {
