@@ -8,6 +8,7 @@ import t from 'tap'
 import type { ReasonCode } from '../lib/audit/record.js'
 import { createAuthority } from '../lib/gate/http/authority.js'
 import { leave, takeLeft } from '../lib/gate/http/left-over.js'
+import { MethodScan } from '../lib/gate/http/method-scan.js'
 import type { HttpContext } from '../lib/gate/http/types.js'
 import type { Grant, HttpRule } from '../lib/policy/types.js'
 import { type Ask, ask, askHttp2, askRaw, grant, key, openStage, pin } from './http-stage.js'
@@ -39,6 +40,11 @@ const posted = (body: string, headers: Ask['headers'] = json): Ask => ({
   body,
 })
 
+const chat: HttpRule[] = [{ method: 'POST', path: '/bot/send' }]
+const parts = { 'content-type': 'multipart/form-data; boundary=b' }
+const part = (name: string): string =>
+  `--b\r\nContent-Disposition: form-data; name="${name}"\r\n\r\ndelete\r\n--b--\r\n`
+
 const cases: Case[] = [
   { rules: models, ask: { path: '/v1/models' }, want: '/v1/models' },
   { rules: models, ask: { path: '/v1/models/a/b?x=%20y' }, want: '/v1/models/a/b?x=%20y' },
@@ -63,6 +69,27 @@ const cases: Case[] = [
     ask: { path: '/v1/models', headers: { 'X-HTTP-Method-Override': 'DELETE' } },
     want: 'method-not-granted',
   },
+  {
+    rules: models,
+    ask: { path: '/v1/models', headers: { x_http_method_override: 'DELETE' } },
+    want: 'method-not-granted',
+  },
+  { rules: models, ask: { path: '/v1/models?a=1&_method=DELETE' }, want: 'method-not-granted' },
+  { rules: models, ask: { path: '/v1/models?a=_method' }, want: '/v1/models?a=_method' },
+  { rules: chat, ask: posted('a=1&_method=delete', form), want: 'method-not-granted' },
+  { rules: chat, ask: posted('a=1&_method=delete', {}), want: 'method-not-granted' },
+  { rules: chat, ask: posted('{"_method":"delete"}'), want: 'method-not-granted' },
+  {
+    rules: chat,
+    ask: posted(String.raw`{"\u005fme\u0074hod" :"delete"}`),
+    want: 'method-not-granted',
+  },
+  { rules: chat, ask: posted(part('_method'), parts), want: 'method-not-granted' },
+  { rules: chat, ask: posted(part('method'), parts), want: '/bot/send' },
+  { rules: chat, ask: posted(String.raw`{"text":"\"_method\": &_method=put"}`), want: '/bot/send' },
+  { rules: send, ask: posted('chat_id=42&_method=delete', form), want: 'method-not-granted' },
+  { access: 'read-write', ask: posted('_method=delete', form), want: 'method-not-granted' },
+  { access: 'full', ask: posted('_method=delete', form), want: '/bot/send' },
   {
     rules: models,
     ask: { path: '/v1/models', headers: { 'x-original-url': '/v1/files' } },
@@ -165,6 +192,37 @@ t.test('rules and access', async (t) => {
     }
     await stage.close()
   }
+})
+
+t.test('a field _method, in each spelling that servers read, wherever it is cut', (t) => {
+  const isSeen = (format: 'form' | 'json', chunks: readonly string[]): boolean => {
+    const scan = new MethodScan(format)
+    return chunks.some((chunk) => scan.look(Buffer.from(chunk)) !== undefined)
+  }
+  for (const name of [
+    '_method',
+    '%5Fmethod',
+    '_%4d%65THOD',
+    '.method',
+    '+%20_method',
+    '_method%00x',
+  ])
+    for (const before of ['', 'a=b&', 'a;'])
+      for (let at = 0; at < name.length; at++) {
+        const text = `${before}${name}=put`
+        const cut = before.length + at
+        t.ok(isSeen('form', [text.slice(0, cut), text.slice(cut)]), `${text} at ${cut}`)
+      }
+  t.ok(isSeen('form', ['a=b&', ' '.repeat(9000), '_met', 'hod=put']), 'behind many blanks')
+  for (let at = 0; at < 20; at++) {
+    const text = String.raw`{"\u005Fmethod" : "put"}`
+    t.ok(isSeen('json', [text.slice(0, at), text.slice(at)]), `${text} at ${at}`)
+  }
+  for (const other of ['my_method=1', 'a=_method=1', '_methods=1', 'method=1', '_method'])
+    t.notOk(isSeen('form', [...other]), other)
+  for (const other of ['{"a":"_method"}', String.raw`{"a":"\"_method\":"}`, '{"x_method":1}'])
+    t.notOk(isSeen('json', [other]), other)
+  t.end()
 })
 
 t.test('a refused client is told what the policy would need', async (t) => {

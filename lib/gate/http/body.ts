@@ -6,6 +6,7 @@ import { isCredentialParameter } from './foreign.js'
 import { contentType, isEncoded } from './decide.js'
 import { judgeKey } from './credential.js'
 import { type BodyCheck, deny, type Denial, type Plan, type RequestHead } from './message.js'
+import { openScan } from './body-scan.js'
 import { shortHash } from './secrets.js'
 import { parseParameters } from './target.js'
 import { topLevelKeys } from './json-keys.js'
@@ -48,6 +49,8 @@ function judgePlan(head: RequestHead, plan: Plan, bytes: Buffer): JudgedBody | D
   const { bodyCheck, credential } = plan
   if (plan.maxBody !== undefined && bytes.length > plan.maxBody) return deny(413, 'body-too-large')
   if (bodyCheck === undefined) return { kind: 'body', plan, bytes }
+  const found = openScan(plan.scan)?.look(bytes)
+  if (found !== undefined) return found
   const fields = readFields(head, bytes, bodyCheck)
   if (typeof fields === 'string') return deny(403, 'body-not-granted', { detail: fields })
   const ambiguous = findAmbiguous(fields, bodyCheck.json ?? {}, bodyCheck.credentialField)

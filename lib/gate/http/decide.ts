@@ -10,9 +10,10 @@ import { reportGrant } from '../grants.js'
 import type { ResolvedCredential } from '../protocol.js'
 import { applyCredential, type Draft } from './credential.js'
 import { endToEnd, fieldProblem } from './fields.js'
-import { isCredentialHeader, overrideHeaders } from './foreign.js'
+import { isCredentialHeader, overrideHeaders, plainHeader } from './foreign.js'
 import {
   type BodyCheck,
+  type BodyScan,
   deny,
   type Denial,
   type Judgement,
@@ -21,6 +22,7 @@ import {
   type RequestHead,
 } from './message.js'
 import { guardedPath, maskedPath } from './log-path.js'
+import { MethodScan } from './method-scan.js'
 import { matchPath } from './path-rules.js'
 import {
   decodeLoosely,
@@ -162,6 +164,12 @@ function judgeRule(
   const fields = endToEnd(head.fields).filter(([name]) => !isDropped(name))
   const override = isFree ? undefined : findOverride(fields)
   if (override !== undefined) return override
+  const judgesMethod =
+    !isFree && (grant.access !== 'full' || (rule !== undefined && rule.method !== '*'))
+  const asked = judgesMethod
+    ? new MethodScan('form').look(Buffer.from(target.query ?? '', 'latin1'))
+    : undefined
+  if (asked !== undefined) return asked
 
   const draft: Draft = { fields, segments: target.segments, parameters: parameters ?? [] }
   if (own !== undefined) {
@@ -172,8 +180,8 @@ function judgeRule(
   if (maxBody !== undefined && (head.contentLength ?? 0) > maxBody) {
     return deny(413, 'body-too-large', { detail: `${String(head.contentLength)} bytes` })
   }
-  const isMultipart = own !== undefined && contentType(head).startsWith('multipart/')
-  if (isMultipart && isEncoded(head)) {
+  const scan = bodyScan(head, { credentials: own !== undefined, method: judgesMethod })
+  if (scan?.credentials === true && isEncoded(head)) {
     return deny(403, 'body-not-granted', { detail: 'compressed body' })
   }
   const path = judgesPath && draft.segments ? joinSegments(draft.segments) : target.rawPath
@@ -194,7 +202,7 @@ function judgeRule(
     fields: draft.fields,
     maxBody,
     bodyCheck: bodyCheck(head, rule, own),
-    scanMultipart: isMultipart,
+    scan,
     credential: own,
   }
 }
@@ -241,7 +249,7 @@ function plain(name: string): string {
 
 function findOverride(fields: readonly (readonly [string, string])[]): Denial | undefined {
   for (const [name] of fields) {
-    const what = overrideHeaders.get(name.toLowerCase())
+    const what = overrideHeaders.get(plainHeader(name))
     if (what === 'method') return deny(403, 'method-not-granted', { detail: name.slice(0, 60) })
     if (what === 'path') return deny(403, 'path-not-granted', { detail: name.slice(0, 60) })
   }
@@ -249,7 +257,7 @@ function findOverride(fields: readonly (readonly [string, string])[]): Denial | 
 }
 
 function isDropped(name: string): boolean {
-  return overrideHeaders.get(name.toLowerCase()) === 'host'
+  return overrideHeaders.get(plainHeader(name)) === 'host'
 }
 
 function bodyLimit(grant: Grant, rule: HttpRule | undefined): number | undefined {
@@ -259,6 +267,7 @@ function bodyLimit(grant: Grant, rule: HttpRule | undefined): number | undefined
 }
 
 const formType = /^application\/x-www-form-urlencoded(?:[;\s]|$)/
+const jsonType = /^application\/(?:[a-z0-9.-]+\+)?json(?:[;\s]|$)/
 const mediaType = /^[a-z0-9.+-]+\/[a-z0-9.+-]+\s*(?:;|$)/
 
 function bodyCheck(
@@ -267,15 +276,29 @@ function bodyCheck(
   credential: ResolvedCredential | undefined,
 ): BodyCheck | undefined {
   const credentialField = credential?.in.kind === 'body' ? credential.in.name : undefined
-  const type = contentType(head)
-  // Without a type that can be read, some servers look for a form.
-  const isForm = formType.test(type) || !mediaType.test(type)
   const needed =
     rule?.json !== undefined ||
     credentialField !== undefined ||
     // A form can carry a further key; so can whatever is not what it says.
-    (credential !== undefined && isForm && head.hasBody)
+    (credential !== undefined && isForm(contentType(head)) && head.hasBody)
   return needed ? { json: rule?.json, credentialField } : undefined
+}
+
+function bodyScan(
+  head: RequestHead,
+  { credentials, method }: Omit<BodyScan, 'format'>,
+): BodyScan | undefined {
+  const type = contentType(head)
+  if (type.startsWith('multipart/'))
+    return credentials || method ? { format: 'multipart', credentials, method } : undefined
+  if (!method) return undefined
+  const format = isForm(type) ? 'form' : jsonType.test(type) ? 'json' : undefined
+  return format && { format, credentials: false, method }
+}
+
+/** Without a type that can be read, some servers look for a form. */
+function isForm(type: string): boolean {
+  return formType.test(type) || !mediaType.test(type)
 }
 
 /** Lower case, with parameters. */

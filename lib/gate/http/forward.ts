@@ -169,7 +169,7 @@ function sendBody(
     maxBody: plan.maxBody,
     expected: client.head.contentLength,
     spend,
-    scanMultipart: plan.scanMultipart,
+    scan: plan.scan,
   })
   meter.on('error', (error) => {
     // Destroyed before its end is written: the host sees a body cut short, never a whole one.

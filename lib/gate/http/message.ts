@@ -58,9 +58,17 @@ export interface Plan {
   readonly maxBody: number | undefined
   /** What the body must still be judged for, before a byte of it leaves. */
   readonly bodyCheck: BodyCheck | undefined
-  /** Refuse credential fields in a multipart body as it streams. */
-  readonly scanMultipart: boolean
+  /** What is looked for in the body as it streams; absent: nothing. */
+  readonly scan: BodyScan | undefined
   readonly credential: ResolvedCredential | undefined
+}
+
+export interface BodyScan {
+  readonly format: 'form' | 'json' | 'multipart'
+  /** Refuse fields that are a credential; of a multipart body alone. */
+  readonly credentials: boolean
+  /** Refuse a field that names another method. */
+  readonly method: boolean
 }
 
 export interface BodyCheck {

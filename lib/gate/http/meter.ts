@@ -3,8 +3,8 @@
  * Invariant: nothing is passed on that the limit, the budget or the scan had not seen first.
  */
 import { Transform, type TransformCallback } from 'node:stream'
-import { deny, type Denial } from './message.js'
-import { MultipartScan } from './multipart.js'
+import { openScan } from './body-scan.js'
+import { type BodyScan, deny, type Denial } from './message.js'
 
 /** Ends a stream for a reason of the policy. */
 export class DeniedError extends Error {
@@ -22,19 +22,19 @@ export interface MeterOptions {
   readonly expected: number | undefined
   /** Asked before each chunk goes on. */
   readonly spend: (bytes: number) => Denial | undefined
-  readonly scanMultipart: boolean
+  readonly scan: BodyScan | undefined
 }
 
 /** Counts a request body; errors with a DeniedError at the first byte too many. */
 export class Meter extends Transform {
   bytes = 0
   readonly #options: MeterOptions
-  readonly #scan: MultipartScan | undefined
+  readonly #scan: ReturnType<typeof openScan>
 
   constructor(options: MeterOptions) {
     super()
     this.#options = options
-    this.#scan = options.scanMultipart ? new MultipartScan() : undefined
+    this.#scan = openScan(options.scan)
   }
 
   override _transform(chunk: Buffer, _encoding: string, done: TransformCallback): void {

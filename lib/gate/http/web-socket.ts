@@ -42,7 +42,7 @@ export function joinWebSocket(
       if (reason === undefined) link.up += size
       return reason === undefined ? undefined : deny(429, reason, { grant: plan.grant })
     },
-    scanMultipart: false,
+    scan: undefined,
   })
   const release = link.use(plan.grant)
   const end = (error?: Error) => {
