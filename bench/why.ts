@@ -7,7 +7,7 @@ const reasons: readonly (readonly [RegExp, string])[] = [
   ],
   [
     /another user, any number of jails in isolation namespace/,
-    'one chain that is empty costs two to three hundredths of a packet on loopback (first row of the table), which is all that the bar leaves; the one comparison by which others leave costs the rest.',
+    'one chain that is empty costs one to three hundredths (first row of the table), which is all that the bar leaves; the one comparison by which others leave costs the rest.',
   ],
   [
     /another user with 1,000 jails in isolation uid/,
