@@ -6,7 +6,7 @@ import tseslint from 'typescript-eslint'
 const pure = [
   'lib/plan/**/*.ts',
   'lib/policy/**/*.ts',
-  'lib/backend/nftables/{ast,print,readback,removal,tables,denials}.ts',
+  'lib/backend/nftables/{ast,print,readback,removal,denials,refusals,tables,*-table,*-tables,uid-base,uid-jail}.ts',
   'lib/backend/iptables/{ast,base,denials,jail,pins,readback,tables}.ts',
   'lib/backend/pf/{rules,print,compile}*.ts',
   'lib/audit/{record,explain,remedy,fold,names,palette,sanitise,summary}.ts',

@@ -12,15 +12,10 @@ import { printTable } from '../lib/backend/nftables/print.js'
 import { findDifference } from '../lib/backend/nftables/readback.js'
 import { removalOf } from '../lib/backend/nftables/removal.js'
 import { findStaticProblem } from '../lib/backend/nftables/static-deny.js'
-import {
-  guardTable,
-  inwardTable,
-  jailNames,
-  namespaceTable,
-  staticTable,
-  uidBase,
-  uidJail,
-} from '../lib/backend/nftables/tables.js'
+import { guardTable, inwardTable, staticTable } from '../lib/backend/nftables/deny-tables.js'
+import { namespaceTable } from '../lib/backend/nftables/namespace-table.js'
+import { jailNames, uidBase } from '../lib/backend/nftables/uid-base.js'
+import { uidJail } from '../lib/backend/nftables/uid-jail.js'
 import type { Table } from '../lib/backend/nftables/ast.js'
 import type { NetworkPlan } from '../lib/backend/types.js'
 import { networkPlan } from '../lib/plan/network.js'

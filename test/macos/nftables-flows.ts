@@ -1,11 +1,7 @@
 /** Flows under the rules of nftables, `isolation: uid`: what a program sees, by the evaluator. */
-import {
-  staticTable,
-  guardTable,
-  jailNames,
-  uidBase,
-  uidJail,
-} from '../../lib/backend/nftables/tables.js'
+import { staticTable, guardTable } from '../../lib/backend/nftables/deny-tables.js'
+import { jailNames, uidBase } from '../../lib/backend/nftables/uid-base.js'
+import { uidJail } from '../../lib/backend/nftables/uid-jail.js'
 import type { GatePort } from '../../lib/backend/types.js'
 import { anyPort, isLocal, type Flow, type Held, type Outcome } from './flows.js'
 import { NftHost, type Connection, type NftPacket } from './nftables-eval.js'

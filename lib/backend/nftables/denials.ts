@@ -3,7 +3,7 @@
  * Invariant: a counter is told once; one whose element ran out and came back starts anew.
  */
 import type { Decision } from '../../audit/record.js'
-import { deniedSet, deniedSize } from './tables.js'
+import { deniedSet, deniedSize } from './refusals.js'
 import { protocolName } from './protocols.js'
 import { listedItems } from './readback.js'
 

@@ -7,7 +7,8 @@ import type { GuardMaker } from '../guard.js'
 import type { NetworkPlan } from '../types.js'
 import { printTable } from './print.js'
 import { findDifference } from './readback.js'
-import { guardTable, inwardTable, tableName } from './tables.js'
+import { guardTable, inwardTable } from './deny-tables.js'
+import { tableName } from './tables.js'
 
 /** Lists a table of family `inet` as nft's JSON; undefined: there is none. */
 export type ListTable = (table: string) => Promise<unknown>

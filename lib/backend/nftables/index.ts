@@ -19,15 +19,11 @@ import { removalOf } from './removal.js'
 import { SeenDeny } from './seen-deny.js'
 import type { DumpChain } from './seen-deny.js'
 import { findStaticProblem, staticCommands } from './static-deny.js'
-import {
-  guardTable,
-  inwardTable,
-  namespaceTable,
-  tableName,
-  uidBase,
-  uidJail,
-  jailNames,
-} from './tables.js'
+import { guardTable, inwardTable } from './deny-tables.js'
+import { namespaceTable } from './namespace-table.js'
+import { tableName } from './tables.js'
+import { uidBase, jailNames } from './uid-base.js'
+import { uidJail } from './uid-jail.js'
 import { openNftSoon, sessionArgv } from './session.js'
 import { openUid } from './uid.js'
 

@@ -12,7 +12,9 @@ import { printTable } from './print.js'
 import { findDifference } from './readback.js'
 import { removalFrom } from './removal.js'
 import type { NftSession } from './session.js'
-import { namespaceTable, overflowCounter, tableName } from './tables.js'
+import { namespaceTable } from './namespace-table.js'
+import { overflowCounter } from './refusals.js'
+import { tableName } from './tables.js'
 
 export interface NamespaceTools {
   readonly perl: string

@@ -9,7 +9,7 @@ import type { ProcessIdentity } from '../../system/process-identity.js'
 import type { System } from '../../system/types.js'
 import type { GatePort, NetworkPlan } from '../types.js'
 import type { Table } from './ast.js'
-import { uidJail } from './tables.js'
+import { uidJail } from './uid-jail.js'
 
 interface WrittenPart {
   readonly owner: ProcessIdentity

@@ -5,7 +5,8 @@
 import type { Table } from './ast.js'
 import { printElement } from './print.js'
 import { bodyOf, listedItems } from './readback.js'
-import { jailNames, tableName } from './tables.js'
+import { tableName } from './tables.js'
+import { jailNames } from './uid-base.js'
 
 /** Maps of `agentjail_uid` that lead a uid to its jail's part; the first is its way out. */
 export const jailMaps = ['jails', 'flows', 'answers', 'redirects'] as const

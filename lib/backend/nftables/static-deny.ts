@@ -6,7 +6,8 @@
 import type { UidRange } from '../types.js'
 import { printTable } from './print.js'
 import { findDifference } from './readback.js'
-import { staticTable, tableName } from './tables.js'
+import { staticTable } from './deny-tables.js'
+import { tableName } from './tables.js'
 
 /** Undefined: a listing of the table has what is needed, or more of it. Else what is missing, in words. */
 export function findStaticProblem(

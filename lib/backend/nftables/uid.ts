@@ -29,7 +29,10 @@ import { jailMaps, removalFrom, removalOf } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
 import { findStaticProblem, staticCommands } from './static-deny.js'
-import { deniedSet, jailNames, tableName, uidBase, uidJail } from './tables.js'
+import { deniedSet } from './refusals.js'
+import { tableName } from './tables.js'
+import { jailNames, uidBase } from './uid-base.js'
+import { uidJail } from './uid-jail.js'
 
 const table = `inet ${tableName.uid}`
 const listTable = `list table ${table}`
