@@ -13,7 +13,7 @@ import {
 import { EventEmitter } from 'node:events'
 import { constants } from 'node:os'
 import type { Duplex } from 'node:stream'
-import { sessionEnvironment, sessionOver } from '../system/real.js'
+import { sessionEnvironment, sessionOver } from '../system/child-processes.js'
 import { parseMachine } from '../system/syscall-numbers.js'
 import type { Argv, System } from '../system/types.js'
 import { callsText } from './fence-script.js'
