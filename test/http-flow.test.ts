@@ -713,6 +713,33 @@ t.test(
   },
 )
 
+t.test(
+  'a request on a connection given on that the host just ends is sent once more',
+  async (t) => {
+    const answered = new WeakSet<object>()
+    const stage = await openStage({
+      grants: [grant()],
+      onRequest: ({ socket }, response) => {
+        if (answered.has(socket)) socket.destroy()
+        else response.end('ok')
+        answered.add(socket)
+      },
+    })
+    const send = async (request: Ask) => {
+      const { status } = await ask(stage, request)
+      // The client has closed, and the gate has seen it.
+      const ended = () => stage.decisions.filter(({ up }) => up !== undefined).length
+      while (ended() < stage.servings.length) await new Promise((resolve) => setTimeout(resolve, 2))
+      return [status, stage.dials()]
+    }
+    t.same(await send({ path: '/a' }), [200, 1])
+    t.same(await send({ path: '/b' }), [200, 2], 'by a connection of its own')
+    // Of a body that went by nothing is kept.
+    t.same(await send({ path: '/c', method: 'POST', body: 'c' }), [502, 2], 'but no body twice')
+    await stage.close()
+  },
+)
+
 t.test('a connection left idle that the host ends or speaks on is not given on', async (t) => {
   const context = {} as HttpContext
   for (const [what, act] of [
