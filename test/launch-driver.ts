@@ -23,7 +23,7 @@ const tell = (event: object): void => {
 
 try {
   const found = findTools(programs)
-  const running = await launch(
+  const launched = launch(
     { ...given, env: new Map(given.env) },
     {
       ...(Object.fromEntries(programs.map((name) => [name, found.get(name)])) as Programs),
@@ -32,13 +32,25 @@ try {
       stagingDir: given.stagingDir,
     },
   )
+  const seen = new Map<string, number>()
+  // Before the command can say that it is there, and be sent one.
+  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGQUIT'] as const) {
+    process.on(signal, () => {
+      // What PID 1 saw too went to the whole group: the command has it already.
+      setTimeout(() => {
+        const count = seen.get(signal) ?? 0
+        if (count > 0) seen.set(signal, count - 1)
+        else void launched.then((running) => running.signal(signal))
+      }, 30)
+    })
+  }
+  const running = await launched
   tell({
     type: 'started',
     commandPid: running.commandPid,
     initPid: running.initPid,
     notes: running.notes,
   })
-  const seen = new Map<string, number>()
   running.onGroupSignal((signal) => {
     seen.set(signal, (seen.get(signal) ?? 0) + 1)
     tell({ type: 'group', signal })
@@ -53,16 +65,6 @@ try {
   // Only the command's own stop stops the warden: else fg would find its report and stop again.
   for (const signal of ['SIGTSTP', 'SIGTTIN', 'SIGTTOU'] as const)
     process.on(signal, () => undefined)
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP', 'SIGUSR1', 'SIGQUIT'] as const) {
-    process.on(signal, () => {
-      // What PID 1 saw too went to the whole group: the command has it already.
-      setTimeout(() => {
-        const count = seen.get(signal) ?? 0
-        if (count === 0) running.signal(signal)
-        else seen.set(signal, count - 1)
-      }, 30)
-    })
-  }
   const ending = await running.ended
   tell({ type: 'ended', ...ending, limits: await running.limitsHit() })
   if ('code' in ending) process.exit(ending.code)

@@ -16,12 +16,13 @@ sub fence {
   call('unshare', 0x20000000) == 0 or refuse("PID namespace: $!");
   $^F = 1000000;
   pipe my $alive, my $held or refuse("pipe: $!");
+  # Before the fork: what is inside puts a /proc of its own over this one.
+  opendir my $fds, '/proc/self/fd' or refuse("/proc: $!");
   my $pid = fork // refuse("fork: $!");
   if ($pid) {
     # Nothing stays open here: the ends of pipes tell that what is inside is gone.
-    opendir my $d, '/proc/self/fd';
-    my @open = grep { /^\d+$/ && $_ > 2 && $_ != fileno $held } readdir $d;
-    closedir $d;
+    my @open = grep { /^\d+$/ && $_ > 2 && $_ != fileno $held } readdir $fds;
+    closedir $fds;
     # Past perl, for which a handle keeps its descriptor open.
     call('close', $_ + 0) for @open;
     $0 = $name;
@@ -30,6 +31,7 @@ sub fence {
     exit $? >> 8;
   }
   close $held;
+  closedir $fds;
   call('prctl', 1, 9, 0, 0, 0) == 0 or refuse("parent-death signal: $!");
   # The process outside may have died before it was asked for.
   my $gone = '';

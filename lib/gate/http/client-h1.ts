@@ -95,8 +95,14 @@ export class Http1Client implements Client {
   }
 }
 
-export function isWebSocket(request: IncomingMessage): boolean {
-  return request.method === 'GET' && request.headers.upgrade?.toLowerCase() === 'websocket'
+/** One with a body is none (RFC 6455 §4.1 knows no body): a Node before 26 takes it for what follows the handshake. */
+export function isWebSocket({ method, headers }: IncomingMessage): boolean {
+  return (
+    method === 'GET' &&
+    headers.upgrade?.toLowerCase() === 'websocket' &&
+    headers['transfer-encoding'] === undefined &&
+    (headers['content-length'] ?? '0') === '0'
+  )
 }
 
 function headOf(request: IncomingMessage, webSocket: boolean): RequestHead {

@@ -110,9 +110,13 @@ function serveHttp1(socket: Socket, link: Link): void {
   server.emit('connection', socket)
 }
 
+/** What Node lets a server take for an upgrade, from 22.21 and 24.9 on; before, all that ask for one. */
+const upgrades = { shouldUpgradeCallback: isWebSocket }
+
 /** Never listens: it only parses what it is handed. */
 function createHttp1Server(): http.Server {
   const made = http.createServer({
+    ...upgrades,
     insecureHTTPParser: false,
     requireHostHeader: true,
     keepAliveTimeout: keepAliveMs,
@@ -176,7 +180,10 @@ function whenAnswered(socket: Socket, next: () => void): void {
 
 const upgradeFields = new Set(['connection', 'upgrade', 'http2-settings'])
 
-/** Other protocols are not spoken here (h2c): the request without the offer is read again, body and all. */
+/**
+ * Other protocols are not spoken here (h2c): the request without the offer is read again, body and all. Only where Node
+ * does not ask `upgrades` itself.
+ */
 function readAgain(request: IncomingMessage, early: Buffer, link: Link): void {
   const { socket, method = '', url = '', httpVersion, rawHeaders } = request
   const fields = pairs(rawHeaders)
