@@ -349,13 +349,16 @@ t.test('an offer of h2c is left out, and the request served as it is', async (t)
   const request = (path: string) =>
     `POST ${path} HTTP/1.1\r\nHost: api.example.com\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\nContent-Length: 5\r\n\r\nhello`
   const reply = await askRaw(stage, request('/one') + request('/two'))
-  t.match(reply, /^HTTP\/1\.1 200 [\s\S]*got hello[\s\S]*HTTP\/1\.1 200 [\s\S]*got hello/)
+  // What comes right behind is served as well, or the connection closes, so that it is sent again.
+  const answers = reply.split(/^(?=HTTP\/1\.1 )/m)
+  t.match(answers[0], /^HTTP\/1\.1 200 [\s\S]*got hello/)
+  if (answers.length === 1) t.match(reply, /^connection: close\r$/im)
   t.same(
     stage.seen.map(({ url, body }) => [url, body]),
     [
       ['/one', 'hello'],
       ['/two', 'hello'],
-    ],
+    ].slice(0, answers.length),
   )
   t.notMatch(JSON.stringify(stage.seen), /upgrade|http2/i)
   await stage.close()

@@ -95,14 +95,8 @@ export class Http1Client implements Client {
   }
 }
 
-/** One with a body is none (RFC 6455 §4.1 knows no body): a Node before 26 takes it for what follows the handshake. */
 export function isWebSocket({ method, headers }: IncomingMessage): boolean {
-  return (
-    method === 'GET' &&
-    headers.upgrade?.toLowerCase() === 'websocket' &&
-    headers['transfer-encoding'] === undefined &&
-    (headers['content-length'] ?? '0') === '0'
-  )
+  return method === 'GET' && headers.upgrade?.toLowerCase() === 'websocket'
 }
 
 function headOf(request: IncomingMessage, webSocket: boolean): RequestHead {

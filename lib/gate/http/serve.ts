@@ -110,7 +110,10 @@ function serveHttp1(socket: Socket, link: Link): void {
   server.emit('connection', socket)
 }
 
-/** What Node lets a server take for an upgrade, from 22.21 and 24.9 on; before, all that ask for one. */
+/**
+ * Which requests are upgrades, for Node 22.21, 24.9 and later; an older one takes all that ask for one. The others are
+ * then served as they are.
+ */
 const upgrades = { shouldUpgradeCallback: isWebSocket }
 
 /** Never listens: it only parses what it is handed. */
@@ -129,6 +132,8 @@ function createHttp1Server(): http.Server {
   const onRequest = (request: IncomingMessage, response: ServerResponse) => {
     const link = links.get(request.socket)
     latest.set(request.socket, response)
+    // What follows an offer that was not taken, Node's parser has lost.
+    if (request.headers.upgrade !== undefined) response.shouldKeepAlive = false
     if (link === undefined) request.socket.destroy()
     else void exchange(new Http1Client(request, response), link)
   }
@@ -180,10 +185,7 @@ function whenAnswered(socket: Socket, next: () => void): void {
 
 const upgradeFields = new Set(['connection', 'upgrade', 'http2-settings'])
 
-/**
- * Other protocols are not spoken here (h2c): the request without the offer is read again, body and all. Only where Node
- * does not ask `upgrades` itself.
- */
+/** Where Node does not ask `upgrades`: the request without its offer (h2c) is read again, body and all. */
 function readAgain(request: IncomingMessage, early: Buffer, link: Link): void {
   const { socket, method = '', url = '', httpVersion, rawHeaders } = request
   const fields = pairs(rawHeaders)
