@@ -8,15 +8,7 @@ import type { System } from '../../system/types.js'
 import { endGuard, ensureGuard, isGuardHeld, isGuardUp } from '../guard.js'
 import type { GuardPlace } from '../guard.js'
 import { unlocked } from '../types.js'
-import type {
-  GatePort,
-  Mended,
-  NetworkHold,
-  NetworkPlan,
-  Pin,
-  RuleMonitor,
-  UidRange,
-} from '../types.js'
+import type { GatePort, Mended, NetworkHold, NetworkPlan, Pin, RuleMonitor } from '../types.js'
 import type { Element, Table } from './ast.js'
 import { DenialReader } from './denials.js'
 import { ensureGroup, nftGuard } from './guard.js'
@@ -28,7 +20,8 @@ import { bodyOf, findDifference, hasElement, hasTimed, listedItems } from './rea
 import { jailMaps, removalFrom, removalOf } from './removal.js'
 import { openNft } from './session.js'
 import type { NftSession } from './session.js'
-import { findStaticProblem, staticCommands } from './static-deny.js'
+import { findStaticProblem, restoreStatic } from './static-deny.js'
+import { HeldPins } from './held-pins.js'
 import { deniedSet } from './refusals.js'
 import { tableName } from './tables.js'
 import { jailNames, uidBase } from './uid-base.js'
@@ -69,8 +62,8 @@ class UidHold implements NetworkHold {
   #nft: NftSession
   readonly #denials: DenialReader
   readonly #written: WrittenParts
-  /** Pin set to address to when it runs out, in monotonic milliseconds: what a restore puts back. */
-  readonly #pins = new Map<string, Map<string, number>>()
+  /** What a restore puts back. */
+  readonly #pins: HeldPins
   #plan: NetworkPlan
   #gate: readonly GatePort[] = []
   /** The jail's own part, as it went in; undefined: not yet. */
@@ -87,6 +80,7 @@ class UidHold implements NetworkHold {
     const names = jailNames(plan.jail)
     this.#denials = new DenialReader(names.suffix, names.overflow)
     this.#written = new WrittenParts(system, place.stateDir)
+    this.#pins = new HeldPins(() => system.monotonic())
   }
 
   async connectGate(ports: readonly GatePort[]): Promise<void> {
@@ -179,14 +173,17 @@ class UidHold implements NetworkHold {
   }
 
   async pin(pins: readonly Pin[]): Promise<void> {
+    const { jail } = this.#plan
     // A grant whose ports all go through the gate (80 always does) has nothing to open in the kernel.
     const direct = new Set(this.#plan.pinned.map(({ grant }) => grant))
-    const elements = pins.filter(({ grant }) => direct.has(grant)).map((pin) => this.#remember(pin))
+    const elements = pins
+      .filter(({ grant }) => direct.has(grant))
+      .map((pin) => this.#pins.add(jail, pin))
     if (elements.length === 0) return
     // Added, deleted, added: a pin that stands already gets the new time on every kernel.
     const commands = elements.flatMap((element) => {
       const bare = printElement(tableName.uid, { kind: 'set', set: element.set, key: element.key })
-      return [`add ${bare}`, `delete ${bare}`, `add ${printElement(tableName.uid, element)}`]
+      return [`add ${bare}`, `delete ${bare}`, adding(element)]
     })
     await this.#nft.change(commands, this.#ack())
   }
@@ -196,58 +193,14 @@ class UidHold implements NetworkHold {
     return `list set ${table} ${deniedSet(6, 'other', jailNames(this.#plan.jail).suffix)}`
   }
 
-  #remember(pin: Pin): Element {
-    const set = jailNames(this.#plan.jail).pins(pin.address.includes(':') ? 6 : 4, pin.grant)
-    const pins = this.#pins.get(set) ?? new Map<string, number>()
-    this.#pins.set(set, pins)
-    const now = this.#system.monotonic()
-    for (const [address, until] of pins) if (until <= now) pins.delete(address)
-    const until = Math.max(now + pin.seconds * 1000, pins.get(pin.address) ?? 0)
-    pins.set(pin.address, until)
-    return { kind: 'set', set, key: [pin.address], timeout: Math.ceil((until - now) / 1000) }
-  }
-
-  /** Pins that stand, for grants that `plan` still has unchanged, under their new names. */
-  #carriedPins(plan: NetworkPlan): Map<string, Map<string, number>> {
-    const names = jailNames(plan.jail)
-    const carried = new Map<string, Map<string, number>>()
-    for (const grant of plan.pinned) {
-      const before = this.#plan.pinned.find(({ key }) => key === grant.key)
-      if (before === undefined) continue
-      for (const family of [4, 6] as const) {
-        const pins = this.#pins.get(names.pins(family, before.grant))
-        if (pins !== undefined) carried.set(names.pins(family, grant.grant), pins)
-      }
-    }
-    return carried
-  }
-
-  #elementsOf(carried: ReadonlyMap<string, ReadonlyMap<string, number>>): Element[] {
-    const now = this.#system.monotonic()
-    return [...carried].flatMap(([set, pins]) =>
-      [...pins]
-        .filter(([, until]) => until > now)
-        .map(([address, until]): Element => ({
-          kind: 'set',
-          set,
-          key: [address],
-          timeout: Math.ceil((until - now) / 1000),
-        })),
-    )
-  }
-
   update(plan: NetworkPlan, ports: readonly GatePort[] = this.#gate): Promise<void> {
     return this.#change(plan, ports)
   }
 
   async #change(plan: NetworkPlan, ports: readonly GatePort[], isDamaged = false): Promise<void> {
-    const carried = this.#carriedPins(plan)
-    const pins = this.#elementsOf(carried).map(
-      (element) => `add ${printElement(tableName.uid, element)}`,
-    )
-    await this.#put(plan, ports, pins, isDamaged)
-    this.#pins.clear()
-    for (const [set, pinned] of carried) this.#pins.set(set, pinned)
+    const carried = this.#pins.carriedTo(plan, this.#plan)
+    await this.#put(plan, ports, carried.elements().map(adding), isDamaged)
+    this.#pins.become(carried)
   }
 
   async denials(isLast = false): Promise<readonly Decision[]> {
@@ -283,13 +236,13 @@ class UidHold implements NetworkHold {
   /** Pins in force that the kernel does not have. Undefined: nor all of the rest of the shared table and the jail's part. */
   async #missingPins(): Promise<Element[] | undefined> {
     // Asked for before the list, and so before a pin that is being made.
-    const pins = new Map([...this.#pins].map(([set, pinned]) => [set, new Map(pinned)]))
+    const pins = this.#pins.copy()
     const listing = await this.#listing()
     const part = this.#part ?? uidJail(this.#plan, this.#gate)
     if (this.#differs(part, listing) !== undefined) return undefined
-    return this.#elementsOf(pins).filter(
-      ({ set, key }) => !hasTimed(listing, tableName.uid, set, key[0] ?? ''),
-    )
+    return pins
+      .elements()
+      .filter(({ set, key }) => !hasTimed(listing, tableName.uid, set, key[0] ?? ''))
   }
 
   async glance(): Promise<boolean> {
@@ -361,11 +314,9 @@ class UidHold implements NetworkHold {
         },
         () => this.#written.isVouched(jail, since),
       )
-      const adding = this.#elementsOf(this.#pins).map(
-        (element) => `add ${printElement(tableName.uid, element)}`,
-      )
+      const pins = this.#pins.elements().map(adding)
       try {
-        if (adding.length > 0) await this.#nft.change(adding, this.#ack())
+        if (pins.length > 0) await this.#nft.change(pins, this.#ack())
         return
       } catch (error) {
         // Gone again meanwhile, say.
@@ -477,17 +428,9 @@ class UidHold implements NetworkHold {
     (await this.#chains(name)).length === 0 ? undefined : await this.#list(name)
 }
 
+const adding = (element: Element): string => `add ${printElement(tableName.uid, element)}`
+
 const ownedChains: ReadonlyMap<string, string> = new Map([
   [tableName.guard, 'output'],
   [tableName.inward, 'input'],
 ])
-
-async function restoreStatic(nft: NftSession, range: UidRange): Promise<void> {
-  const listing = await nft.change(
-    staticCommands(range, 'flows'),
-    `list table inet ${tableName.static}`,
-  )
-  const difference = findStaticProblem(range, listing, 'flows')
-  if (difference !== undefined)
-    throw new JailError('VERIFY_FAILED', `the static deny is not in force: ${difference}`)
-}
