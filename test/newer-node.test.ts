@@ -10,7 +10,8 @@ import { root } from './lab/paths.js'
 const node = join(root, `test/newer-node/node_modules/node-linux-${process.arch}/bin/node`)
 const files = [
   ...['gate-relay', 'gate-retry', 'gate-sni', 'http-attack', 'http-clients', 'http-credentials'],
-  ...['http-floods', 'http-flow', 'http-frames', 'system/loopback', 'system/reload'],
+  ...['http-floods', 'http-flow', 'http-frames', 'policy-hosts', 'policy', 'fork-server'],
+  ...['launch-terminal', 'system/loopback', 'system/reload'],
 ]
 
 t.setTimeout(600_000)

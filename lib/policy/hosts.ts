@@ -3,7 +3,7 @@
  * Invariant: a pattern matches only names it visibly names; the apex is never inside its wildcard.
  * Whether a pattern is too broad to grant is decided in `breadth.ts`.
  */
-import { domainToASCII } from 'node:url'
+import { domainToASCII, domainToUnicode } from 'node:url'
 import { type Problem, problem, quote } from './problem.js'
 import type { HostPattern } from './types.js'
 
@@ -130,7 +130,7 @@ function nameProblem(name: string, given: string, wildcard: boolean): Problem | 
       'letters, digits and inner hyphens only',
     )
   }
-  if (labels.some((label) => label.startsWith('xn--')) && domainToASCII(name) !== name) {
+  if (labels.some((label) => label.startsWith('xn--')) && !isPunycode(name)) {
     return problem(`${given} is not valid punycode`, 'check the xn-- label')
   }
   if (labels.length < 2 && !wildcard)
@@ -202,4 +202,10 @@ export function compileMatcher<T extends { readonly host?: HostPattern }>(
     return found
   }
   return { match, has: (name) => match(name).length > 0 }
+}
+
+/** Every label can be read. From Node 24 on `domainToASCII` alone passes over those that cannot. */
+function isPunycode(name: string): boolean {
+  const read = domainToUnicode(name)
+  return domainToASCII(read) === name && !read.split('.').some((label) => label.startsWith('xn--'))
 }
