@@ -125,7 +125,7 @@ const planted = async (t: Test, { lab, prefix }: Bench) => {
   await lab.run([
     'sh',
     '-c',
-    `echo whole > /etc/victim; chmod 1777 /tmp; for n in agentjail agentjail-stage agentjail.lock aj-held held; do ln -s /etc/victim /tmp/$n; ln -s /etc/victim /var/tmp/$n; done`,
+    `echo whole > /etc/victim; chmod 1777 /tmp; for n in agentjail agentjail-stage agentjail.lock aj-held held; do rm -rf /tmp/$n /var/tmp/$n; ln -s /etc/victim /tmp/$n; ln -s /etc/victim /var/tmp/$n; done`,
   ])
   const plant = `for n in .bashrc .profile .npmrc .cache .config agentjail .agentjail; do rm -rf "$HOME/$n" "${work}/$n"; ln -s /etc/victim "$HOME/$n"; ln -s /etc/victim "${work}/$n"; done; echo ran`
   t.match((await lab.agentjail([...prefix, '--', 'sh', '-c', plant], { cwd: work })).stdout, /ran/)
