@@ -524,6 +524,17 @@ If it was wanted, add to p.yaml:
     t.equal(told, 1_940)
     t.equal(log.dropped, 1_940)
 
+    const usual = await openAuditLog({
+      dir: join(dir, '..', 'log3'),
+      jail: 'bot',
+      uid: 1,
+      now: () => now,
+    })
+    const command = 'x'.repeat(160)
+    usual.write(Array.from({ length: 20_100 }, (_, i) => ({ ...allow(i), command })))
+    await usual.close()
+    t.equal(usual.dropped, 100, '20,000 at once, where nothing else is said')
+
     const dir2 = join(t.testdir(), 'log2')
     const small = await openAuditLog({ dir: dir2, jail: 'bot', uid: 1, maxPending: 10_000 })
     small.write(Array.from({ length: 1_000 }, (_, i) => allow(i)))

@@ -84,6 +84,7 @@ t.test('words that are wrong: one line, exit 2', (t) => {
     ],
     [['learn', '-o', 'x.yaml', 'echo', 'a b'], /agentjail learn -o x\.yaml -- echo 'a b'$/m],
     [['service', 'install', 'bot', '-p', 'npm', 'node', 'b'], /bot -p npm -- node b$/m],
+    [['run', '-p', 'npm', '-n', 'a'.repeat(26), '--', 'true'], /25 characters at most/],
     [['run', '-p', 'npm', '--json', '--', 'true'], /--json .* --dry-run; .*agentjail logs/],
     [['logs', '--nope'], /; see: agentjail logs --help$/m],
     [['allow', 'x', '169.254.169.254/32'], /no destination; one address is written without \/32/],

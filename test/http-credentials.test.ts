@@ -62,6 +62,12 @@ t.test('sources', async (t) => {
     'JailError: the credential k is no usable key',
     'several lines are no key',
   )
+  for (const length of [7, 8, 4096, 4097]) {
+    const argv = ['perl', '-e', `print "k" x ${length}`]
+    const value = await valueOf({ kind: 'exec', argv }).catch((error: unknown) => String(error))
+    const isKey = length >= 8 && length <= 4096
+    t.equal(value, isKey ? 'k'.repeat(length) : 'JailError: the credential k is no usable key')
+  }
 })
 
 t.test('a file that others can read, or of somebody else, is refused', async (t) => {

@@ -46,6 +46,8 @@ interface Life {
   readonly rulesetAfter: string
   readonly removal: string
   readonly secondRemoval: string
+  /** Without `--purge`. */
+  readonly kept: readonly string[]
 }
 
 /** Sets up, checks, uses, removes; tells what it saw as JSON. */
@@ -146,6 +148,14 @@ async function liveThrough(dir: string): Promise<void> {
   const removal = await told((io) => uninstallCommand({ purge: true }, io))
   fs.rmSync('/var/spool/cron', { recursive: true, force: false })
   const secondRemoval = await told((io) => uninstallCommand({ purge: true }, io))
+  await told((io) => setupCommand({ print: false }, io))
+  fs.appendFileSync('/etc/agentjail/config.yaml', '# mine\n')
+  fs.writeFileSync('/var/log/agentjail/bot.jsonl', '')
+  await told((io) => uninstallCommand({ purge: false }, io))
+  const kept = ['/etc/agentjail/config.yaml', '/var/log/agentjail/bot.jsonl'].filter((path) =>
+    fs.existsSync(path),
+  )
+  await told((io) => uninstallCommand({ purge: true }, io))
   const after = snapshot()
   const left = [...before, ...after]
     .filter((line) => before.has(line) !== after.has(line))
@@ -166,6 +176,7 @@ async function liveThrough(dir: string): Promise<void> {
     rulesetAfter: nft('list', 'ruleset'),
     removal,
     secondRemoval,
+    kept,
   }
   process.stdout.write(JSON.stringify(life))
 }
@@ -321,6 +332,7 @@ function runTests(): void {
     t.strictSame(life.left, [], 'every file as it was before')
     t.equal(life.rulesetAfter, life.rulesetBefore)
     t.equal(life.secondRemoval, '0', 'nothing left to remove')
+    t.equal(life.kept.length, 2, 'logs and a changed configuration stay without --purge')
   })
 
   t.test('OpenRC: the script is one that a shell reads', async (t) => {

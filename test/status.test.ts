@@ -82,6 +82,8 @@ t.test('human: bytes, durations, times', (t) => {
   ]
   for (const [value, text] of durations) t.equal(formatDuration(value), text)
   t.equal(parseSince('10m', noon), noon - 600_000)
+  t.equal(parseSince('30s', noon), noon - 30_000)
+  t.equal(parseSince('2h', noon), noon - 7_200_000)
   t.equal(parseSince('2d', noon), noon - 172_800_000)
   t.equal(parseSince('2026-01-31T11:00:00Z', noon), noon - 3_600_000)
   for (const bad of ['', '10', 'm', '10 m', '-5m', 'yesterday', '2026-13-01', '2026', '1e3s']) {

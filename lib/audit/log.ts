@@ -102,7 +102,7 @@ class BufferedLog implements AuditLog {
     this.#now = options.now ?? Date.now
     this.#rate = options.rate ?? 2_000
     this.#burst = options.burst ?? 20_000
-    this.#maxPending = options.maxPending ?? 4 * 1024 * 1024
+    this.#maxPending = options.maxPending ?? 16 * 1024 * 1024
     this.#tokens = this.#burst
     this.#refilled = this.#now()
   }
