@@ -17,7 +17,6 @@
 export const forkServerScript: string = String.raw`
 # Before any variable: the text sees none of them.
 sub run_text { eval $_[0]; print STDERR $@; exit 125 }
-use strict;
 my %nr = split /[=,]/, shift @ARGV;
 my ($parent, $mask, $control_fd) = @ARGV;
 sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }

@@ -27,7 +27,6 @@ const ownAddresses = [dummyAddresses.v4, dummyAddresses.v6].map((text) =>
 export const gateScript: string =
   `my @own = map { pack 'H*', $_ } qw(${ownAddresses.join(' ')});` +
   String.raw`
-use strict;
 my %nr = split /[=,]/, shift @ARGV;
 my ($parent, $boxed, $netns) = splice @ARGV, 0, 3;
 sub call { my ($n, @a) = @_; return syscall($nr{$n} // $n, @a) }
