@@ -31,7 +31,8 @@ export function findTools<const Name extends string>(
   names: readonly Name[],
   options: FindOptions = {},
 ): Tools<Name> {
-  const found = names.map((name) => [name, findTool(name, options)] as const)
+  const seen: SeenDirectories = new Map()
+  const found = names.map((name) => [name, findTool(name, options, seen)] as const)
   const missing = found.filter(([, { state }]) => state === 'missing').map(([name]) => name)
   if (missing.length > 0) {
     const verb = missing.length === 1 ? 'is' : 'are'
@@ -53,38 +54,60 @@ export function findTools<const Name extends string>(
   return new Map(paths) as ReadonlyMap<Name, string> as Tools<Name>
 }
 
-/** Looks for one program; the first directory that has it decides. */
-export function findTool(name: string, { directories = systemDirs }: FindOptions = {}): Found {
+/**
+ * Looks for one program; the first directory that has it decides.
+ * @param seen what a search just before found of directories, which most programs share.
+ */
+export function findTool(
+  name: string,
+  { directories = systemDirs }: FindOptions = {},
+  seen: SeenDirectories = new Map(),
+): Found {
   for (const directory of directories) {
     const path = join(directory, name)
     if (statLink(path) === undefined) continue
-    const problem = findUnsafe(path)
+    const problem = findUnsafe(path, seen)
     return problem === undefined ? { state: 'found', path } : { state: 'unsafe', path, problem }
   }
   return { state: 'missing' }
 }
 
+/** Of a directory as it was named: where it really is, and what is wrong with it or one above it. */
+type SeenDirectories = Map<string, { readonly real: string; readonly problem?: string }>
+
 /** What makes this path writable by others than root, followed through its links; else `undefined`. */
-function findUnsafe(path: string): string | undefined {
+function findUnsafe(path: string, seen: SeenDirectories): string | undefined {
   let current = path
   // Linux itself follows at most 40 links (path_resolution(7)).
   for (let hops = 0; hops < 40; hops++) {
-    const directory = realpathSync(dirname(current))
-    for (let above = directory; ; above = dirname(above)) {
-      const problem = problemOf(above)
-      if (problem !== undefined) return problem
-      if (above === dirname(above)) break
-    }
+    const { real, problem } = lookAtDirectory(dirname(current), seen)
+    if (problem !== undefined) return problem
     const stat = statLink(current)
     if (stat === undefined) return `${current} does not exist`
-    if (!stat.isSymbolicLink()) return problemOf(current)
-    current = resolve(directory, readlinkSync(current))
+    if (!stat.isSymbolicLink()) return problemOf(current, stat)
+    current = resolve(real, readlinkSync(current))
   }
   return `${path} leads through too many links`
 }
 
-function problemOf(path: string): string | undefined {
-  const stat = statLink(path)
+function lookAtDirectory(
+  path: string,
+  seen: SeenDirectories,
+): { readonly real: string; readonly problem?: string } {
+  const known = seen.get(path)
+  if (known !== undefined) return known
+  const real = realpathSync(path)
+  let problem: string | undefined
+  for (let above = real; problem === undefined; above = dirname(above)) {
+    problem = problemOf(above, statLink(above))
+    if (above === dirname(above)) break
+  }
+  const found = { real, ...(problem === undefined ? {} : { problem }) }
+  seen.set(path, found)
+  return found
+}
+
+function problemOf(path: string, stat: Stats | undefined): string | undefined {
   if (stat === undefined) return `${path} does not exist`
   if (stat.uid !== 0) return `${path} must belong to root: chown root ${path}`
   if ((stat.mode & 0o022) !== 0) return `${path} is writable by others: chmod go-w ${path}`
@@ -92,12 +115,7 @@ function problemOf(path: string): string | undefined {
 }
 
 function statLink(path: string): Stats | undefined {
-  try {
-    return lstatSync(path)
-  } catch (error) {
-    if (errnoCode(error) === 'ENOENT' || errnoCode(error) === 'ENOTDIR') return undefined
-    throw error
-  }
+  return lstatSync(path, { throwIfNoEntry: false })
 }
 
 /** os-release(5): /etc first, then /usr/lib. */
