@@ -18,6 +18,7 @@ import { withLock } from '../lib/session/lock.js'
 import { checkPin } from '../lib/session/pins.js'
 import { gatePorts, listenerSpecs, missingSpecs } from '../lib/session/ports.js'
 import { openRegistry, type RegistryEntry } from '../lib/session/registry.js'
+import { JailError } from '../lib/errors.js'
 import { watch } from '../lib/session/watch.js'
 import { gatePolicy } from '../lib/plan/compile.js'
 import { networkPlan } from '../lib/plan/network.js'
@@ -325,6 +326,29 @@ t.test('watch: restores and tells; what cannot be restored is lost, once', async
   await watching.stop()
   t.same(seen, ['restored', 'no nft'])
 })
+
+t.test(
+  'watch: damaged again before it was read back, it is put back again; not for ever',
+  async (t) => {
+    for (const damages of [2, 3]) {
+      const seen: string[] = []
+      let left = damages
+      const intact = (): Promise<boolean> => {
+        if (left === 0) return Promise.resolve(true)
+        left--
+        return Promise.reject(new JailError('VERIFY_FAILED', 'switched off again'))
+      }
+      const watching = watch(
+        { intact, restore: () => Promise.resolve() },
+        { every: 1, onRestored: () => undefined, onLost: (why) => seen.push(why) },
+      )
+      for (let n = 0; n < 500 && left > 0; n++) await sleep(2)
+      await sleep(10)
+      await watching.stop()
+      t.same(seen, damages < 3 ? [] : ['switched off again'], `${damages} times`)
+    }
+  },
+)
 
 t.test(
   'ledger: what a reading under way has found is told before the last one is done',

@@ -4,7 +4,7 @@
  * Invariant: a hold that is not intact is restored or the command is stopped; nothing in between.
  */
 import type { RuleMonitor } from '../backend/types.js'
-import { errorMessage } from '../errors.js'
+import { errorMessage, JailError } from '../errors.js'
 
 export interface Watched {
   readonly intact: () => Promise<boolean>
@@ -30,6 +30,9 @@ export interface Watch {
 }
 
 const glanceDefault = 5_000
+
+/** What was put back may be damaged again before it is read back: a tool that changes one thing after another, say. */
+const maxTries = 3
 
 /** Looks until stopped; one look at a time. */
 export function watch(watched: Watched, options: WatchOptions): Watch {
@@ -103,17 +106,29 @@ class Looker {
 
   /** False: it is lost, and was told. */
   async #look(): Promise<boolean> {
-    const { intact, glance, restore } = this.#watched
+    const { intact, glance } = this.#watched
     const isCheap = this.#monitor !== undefined && !this.#changed && glance !== undefined
     this.#changed = false
-    try {
-      if (await (isCheap ? glance() : intact())) return true
-      await restore()
-      this.#options.onRestored()
-      return true
-    } catch (error) {
-      if (!this.#stopped) this.#options.onLost(errorMessage(error))
-      return false
+    let isIntact = isCheap ? glance : intact
+    for (let tries = 1; ; tries++) {
+      try {
+        await this.#mend(isIntact)
+        return true
+      } catch (error) {
+        if (this.#stopped) return false
+        if (tries < maxTries && error instanceof JailError && error.code === 'VERIFY_FAILED') {
+          isIntact = intact
+          continue
+        }
+        this.#options.onLost(errorMessage(error))
+        return false
+      }
     }
+  }
+
+  async #mend(isIntact: () => Promise<boolean>): Promise<void> {
+    if (await isIntact()) return
+    await this.#watched.restore()
+    this.#options.onRestored()
   }
 }
