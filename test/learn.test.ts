@@ -2,6 +2,7 @@
  * `allow` and `deny` on a policy in force, and the policy that `learn` writes: all by value.
  * Judge of what is open: the gate's own reading of a policy (`Grants`), not the code under test.
  */
+import { spawnSync } from 'node:child_process'
 import t from 'tap'
 import { JailError } from '../lib/errors.js'
 import { Grants } from '../lib/gate/grants.js'
@@ -232,5 +233,24 @@ t.test('observations to a policy', (t) => {
     { method: 'POST', path: '/x/*/send' },
   ])
   t.same(learnRules(['GET /@scope%2fname']), [], 'no rule can name an encoded slash')
+  t.end()
+})
+
+t.test('a full disk under the new file is told as such', (t) => {
+  const module = new URL('../lib/learn/new-file.js', import.meta.url).href
+  const program = `
+    const { planNewFile } = await import(${JSON.stringify(module)})
+    try {
+      planNewFile('/mnt/x.yaml', 'x.yaml', { uid: 0, gid: 0 }).write('version: 1'.repeat(1000))
+    } catch ({ code, message }) {
+      console.log(code, message)
+    }`
+  const full = 'mount -t tmpfs -o size=4k none /mnt && cd /mnt && exec "$@"'
+  const { stdout, stderr } = spawnSync(
+    'unshare',
+    ['--mount', 'sh', '-c', full, 'sh', process.execPath, '--input-type=module', '-e', program],
+    { encoding: 'utf8', timeout: 20_000 },
+  )
+  t.match(stdout, /^STATE x\.yaml cannot be written: .*ENOSPC/, stderr)
   t.end()
 })

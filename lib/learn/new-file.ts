@@ -10,7 +10,7 @@ import {
   fchmodSync,
   openSync,
   statSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs'
 import { dirname } from 'node:path'
 import { errnoCode, errorMessage, JailError } from '../errors.js'
@@ -51,7 +51,9 @@ export function planNewFile(
       try {
         // Whatever the umask is: others may read a policy.
         fchmodSync(file, 0o644)
-        writeSync(file, text)
+        writeFileSync(file, text)
+      } catch (error) {
+        throw cannotWrite(shown, error)
       } finally {
         closeSync(file)
       }
@@ -88,10 +90,7 @@ function createAs(
     return openSync(path, 'wx', 0o644)
   } catch (error) {
     if (errnoCode(error) === 'EEXIST') throw exists(shown)
-    throw new JailError('STATE', `${shown} cannot be written: ${errorMessage(error)}`, {
-      hint: otherFile,
-      cause: error,
-    })
+    throw cannotWrite(shown, error)
   } finally {
     if (isOther) {
       process.seteuid?.(0)
@@ -99,6 +98,13 @@ function createAs(
       process.setgroups?.(groups)
     }
   }
+}
+
+function cannotWrite(file: string, cause: unknown): JailError {
+  return new JailError('STATE', `${file} cannot be written: ${errorMessage(cause)}`, {
+    hint: otherFile,
+    cause,
+  })
 }
 
 function exists(file: string): JailError {
