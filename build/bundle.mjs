@@ -17,11 +17,9 @@ const common = { bundle: true, platform: 'node', target: 'node20.19', legalComme
 const hotImports = new Set([
   './commands/run.js',
   './linux-platform.js',
-  '../../credentials/scrub.js',
   '../../credentials/resolve.js',
   '../../credentials/environment.js',
   './placeholder.js',
-  './http/authority.js',
   './java-trust.js',
 ])
 /** Large, and waited for by every run with a policy of one's own, or with keys: files with a code cache as well. */

@@ -12,6 +12,7 @@ import type { AccountRequest } from './fit.js'
 import type { Argv, System } from '../system/types.js'
 import {
   entriesWith,
+  entryNamed,
   groupsOf,
   hasSubordinateRange,
   isExpired,
@@ -33,7 +34,7 @@ export async function findAccount(
 ): Promise<AccountFacts> {
   const text = await passwd(system)
   const name = nameFor(request)
-  const entry = named(text, name)
+  const entry = entryNamed(text, name)
   if (entry === undefined) {
     const uid = await freeUid(system, settings, parsePasswd(text))
     return {
@@ -110,7 +111,7 @@ async function ensureExpired(system: System, tools: AccountTools, name: string):
 
 async function checkAccount(system: System, account: AccountFacts): Promise<PasswdEntry> {
   const text = await passwd(system)
-  const entry = named(text, account.name)
+  const entry = entryNamed(text, account.name)
   const wrong = (what: string): never => {
     throw new JailError('ACCOUNT', `user ${account.name} is not fit for a jail: ${what}`, {
       hint: `mend it, or remove it with: agentjail account remove ${account.name.replace(/^aj-/, '')}`,
@@ -184,7 +185,7 @@ export async function ensureGateUser(
   tools: AccountTools,
 ): Promise<{ uid: number; gid: number }> {
   const find = async (): Promise<PasswdEntry | undefined> =>
-    named(await passwd(system), settings.gateUser)
+    entryNamed(await passwd(system), settings.gateUser)
   const before = await find()
   if (before === undefined) {
     const options = [
@@ -243,6 +244,3 @@ async function freeUid(
 async function passwd(system: System): Promise<string> {
   return (await system.readFile('/etc/passwd')) ?? ''
 }
-
-const named = (text: string, account: string): PasswdEntry | undefined =>
-  entriesWith(text, account).find(({ name }) => name === account)

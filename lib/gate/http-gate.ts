@@ -8,7 +8,7 @@ import type { Grant } from '../policy/types.js'
 import type { Budgets } from './budgets.js'
 import { type Connections, reset } from './connections.js'
 import type { Grants } from './grants.js'
-import type { Authority } from './http/authority.js'
+import { createAuthority, type Authority } from './http/authority.js'
 import type { HttpContext } from './http/types.js'
 import type { GateConfig, GatePolicy } from './protocol.js'
 import type { HttpHandlers } from './relay.js'
@@ -36,7 +36,6 @@ export interface LoadedHttp {
 export async function loadHttp(config: GateConfig): Promise<LoadedHttp> {
   let authority: Authority | undefined
   if (config.wantCa) {
-    const { createAuthority } = await import('./http/authority.js')
     authority = await createAuthority(config.jail, config.keptCa)
   }
   return {

@@ -5,7 +5,7 @@
  */
 import { dirname } from 'node:path'
 import { ensureGateUser } from '../account/linux.js'
-import { parsePasswd } from '../system/passwd.js'
+import { entryNamed } from '../system/passwd.js'
 import { JailError } from '../errors.js'
 import { type Distro, installArgv, installLine, requiredTools } from '../system/distro.js'
 import { findTool, findTools } from '../system/tools.js'
@@ -175,9 +175,7 @@ function gateUserStep({ system, config }: SetupContext): SetupStep {
     title: `user ${config.gateUser}`,
     why: 'what parses the network’s bytes runs as a user that owns nothing',
     isDone: async () =>
-      parsePasswd((await system.readFile('/etc/passwd')) ?? '').some(
-        ({ name }) => name === config.gateUser,
-      ),
+      entryNamed((await system.readFile('/etc/passwd')) ?? '', config.gateUser) !== undefined,
     apply: async () => {
       const tools = findTools(['useradd', 'userdel'])
       await ensureGateUser(system, config, {

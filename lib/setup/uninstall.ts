@@ -5,7 +5,7 @@
  */
 import { dirname } from 'node:path'
 import { listAccounts, removeAccount } from '../account/linux.js'
-import { parsePasswd } from '../system/passwd.js'
+import { entryNamed } from '../system/passwd.js'
 import type { PasswdEntry } from '../system/passwd.js'
 import { iptablesBackend } from '../backend/iptables/index.js'
 import { findIptables, forgetVariant, notedVariant } from '../backend/iptables/variant.js'
@@ -89,10 +89,8 @@ async function removeAccounts(
   const { first, last } = config.uidRange
   // Marked *and* of the range: an account that only looks like ours is somebody's.
   const accounts = (await listAccounts(system)).filter(({ uid }) => uid >= first && uid <= last)
-  const gate = parsePasswd((await system.readFile('/etc/passwd')) ?? '').find(
-    ({ name, comment }) => name === config.gateUser && comment === 'agentjail-gate',
-  )
-  const doomed = gate === undefined ? accounts : [...accounts, gate]
+  const gate = entryNamed((await system.readFile('/etc/passwd')) ?? '', config.gateUser)
+  const doomed = gate?.comment === 'agentjail-gate' ? [...accounts, gate] : accounts
   if (doomed.length === 0) return true
   const found = findTools(['useradd', 'userdel'])
   const tools = { useradd: found.get('useradd'), userdel: found.get('userdel') }

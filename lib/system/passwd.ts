@@ -26,6 +26,10 @@ export function entriesWith(text: string, field: string | number): PasswdEntry[]
   return parsePasswd(linesWith(text, String(field)).join('\n'))
 }
 
+export function entryNamed(text: string, account: string): PasswdEntry | undefined {
+  return entriesWith(text, account).find(({ name }) => name === account)
+}
+
 /** Lines that are not entries are passed over, as getpwent(3) does. */
 export function parsePasswd(text: string): PasswdEntry[] {
   return text.split('\n').flatMap((line): PasswdEntry[] => {

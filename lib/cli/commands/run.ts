@@ -6,6 +6,7 @@ import { LiveDenials } from '../../audit/live.js'
 import { wantsColour } from '../../audit/palette.js'
 import { renderSummary } from '../../audit/summary.js'
 import type { Decision } from '../../audit/record.js'
+import { createScrub, scrubError } from '../../credentials/scrub.js'
 import { exitCode, JailError } from '../../errors.js'
 import type { ResolvedCredential } from '../../gate/protocol.js'
 import type { Ending } from '../../launch/types.js'
@@ -99,7 +100,6 @@ export async function runPolicy(
     io.stderr.write(`agentjail: jail ${name} cannot be cleared: ${why}\n`)
   const credentials = await findCredentials(policy, context, caller)
   if (credentials.resolved.length === 0) return await runWith(context, credentials, args, io, hooks)
-  const { createScrub, scrubError } = await import('../../credentials/scrub.js')
   const scrub = createScrub(credentials.resolved)
   try {
     return await runWith(context, credentials, args, scrubbedIo(io, scrub), hooks)
